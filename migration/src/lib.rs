@@ -1,0 +1,27 @@
+//! The database's tables, one reversible step after the other.
+//!
+//! To add one: a new file `mYYYYMMDD_NNNNNN_<what>.rs` with `up` and `down`, and its line in [`Migrator::migrations`].
+//! A step that has been released is never edited: expand, deploy, contract.
+
+pub use sea_orm_migration::prelude::MigratorTrait;
+use sea_orm_migration::prelude::*;
+
+mod m20261124_000001_accounts;
+mod m20261124_000002_catalogue;
+mod m20261124_000003_tasks;
+mod m20261124_000004_containers;
+
+#[derive(Debug)]
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![
+            Box::new(m20261124_000001_accounts::Migration),
+            Box::new(m20261124_000002_catalogue::Migration),
+            Box::new(m20261124_000003_tasks::Migration),
+            Box::new(m20261124_000004_containers::Migration),
+        ]
+    }
+}

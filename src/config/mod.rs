@@ -1,0 +1,267 @@
+//! Typed settings, read once at the start. A wrong one stops the start with one line that names it.
+//!
+//! To add one: a field of [`Settings`], its line in [`KEYS`], and its reading in [`Settings::load`].
+
+mod secret;
+mod sources;
+
+use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+
+pub use secret::Secret;
+pub use sources::Sources;
+use url::Url;
+
+/// Every setting: its name, what it accepts with the default in brackets, and what it does.
+pub const KEYS: &[(&str, &str, &str)] = &[
+    ("HOST", "an IP address [127.0.0.1]", "address the web server listens on"),
+    ("PORT", "0 to 65535 [7730]", "port the web server listens on; 0 takes a free one"),
+    ("DATA_DIR", "a folder [.data]", "SQLite file and generated key of an embedded start"),
+    ("DATABASE_URL", "postgres://… or sqlite://… [SQLite in DATA_DIR]", "the database"),
+    ("POSTGRES_HOST", "a host name", "with POSTGRES_DB, instead of DATABASE_URL"),
+    ("POSTGRES_PORT", "1 to 65535 [5432]", "port of POSTGRES_HOST"),
+    ("POSTGRES_DB", "a name [postgres]", "database on POSTGRES_HOST"),
+    ("POSTGRES_USER", "a name [postgres]", "user on POSTGRES_HOST"),
+    ("POSTGRES_PASSWORD", "text", "password on POSTGRES_HOST"),
+    ("DATABASE_CONNECTIONS", "1 to 500 [10]", "most connections of one process"),
+    ("REDIS_URL", "redis://… or rediss://… [in-process queue]", "queue and events between processes"),
+    ("SECRET_KEY", "32 characters or more [generated in DATA_DIR]", "signs access tokens, derives containers' keys"),
+    ("ADMIN_EMAIL", "an e-mail address [admin@localhost]", "administrator made on an empty database"),
+    ("ADMIN_PASSWORD", "12 to 256 characters [generated, printed once]", "that administrator's password"),
+    ("ACCESS_TOKEN_SECONDS", "10 to 86400 [900]", "life of an access token"),
+    ("REFRESH_TOKEN_DAYS", "1 to 365 [30]", "life of an unused refresh token"),
+    ("PROVIDER", "auto, docker or simulated [auto]", "container engine; auto takes Docker when its socket answers"),
+    ("DOCKER_HOST", "unix://… or tcp://… [unix:///var/run/docker.sock]", "the Docker engine"),
+    ("PUBLISH_ADDRESS", "an IP address [127.0.0.1]", "address containers' ports are published on"),
+    ("WORKER_CONCURRENCY", "1 to 1000 [16]", "tasks one worker runs at once"),
+    ("LEASE_SECONDS", "1 to 3600 [30]", "how long a silent worker keeps its tasks"),
+    ("DRAIN_SECONDS", "0 to 3600 [20]", "how long a stopping worker lets its tasks finish"),
+    ("REQUEST_SECONDS", "1 to 3600 [30]", "longest time of one request"),
+    ("LOG", "a tracing filter [info]", "what is logged, such as info,main_webserver=debug"),
+    ("LOG_FORMAT", "pretty or json [pretty]", "form of the log on standard error"),
+];
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{key}: {problem} (from {origin}); {accepts} is expected")]
+    Value { key: &'static str, problem: String, origin: &'static str, accepts: &'static str },
+    #[error("{key}: no such setting{}", .nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default())]
+    UnknownKey { key: String, nearest: Option<&'static str> },
+    #[error("{key}: {problem}")]
+    Missing { key: &'static str, problem: String },
+    #[error("{path}: {problem}")]
+    File { path: String, problem: String },
+}
+
+/// Where the rows live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Database {
+    /// A `sqlite:` URL.
+    Sqlite(String),
+    /// A `postgres:` URL with its password.
+    Postgres(Secret),
+}
+
+/// Which engine containers run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProviderChoice {
+    Auto,
+    Docker,
+    Simulated,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Pretty,
+    Json,
+}
+
+/// The effective configuration of one process; [`KEYS`] says what each is for.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub host: IpAddr,
+    pub port: u16,
+    pub data_dir: PathBuf,
+    pub database: Database,
+    pub database_connections: u32,
+    pub redis_url: Option<Secret>,
+    /// `None` lets an embedded start generate one in `data_dir`.
+    pub secret_key: Option<Secret>,
+    pub admin_email: String,
+    pub admin_password: Option<Secret>,
+    pub access_token: Duration,
+    pub refresh_token: Duration,
+    pub provider: ProviderChoice,
+    pub docker_host: String,
+    pub publish_address: IpAddr,
+    pub worker_concurrency: usize,
+    pub lease: Duration,
+    pub drain: Duration,
+    pub request: Duration,
+    pub log: String,
+    pub log_format: LogFormat,
+}
+
+impl Settings {
+    /// Reads every setting from `sources`.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        sources.refuse_unknown()?;
+        let data_dir = PathBuf::from(sources.text("DATA_DIR").unwrap_or_else(|| ".data".to_owned()));
+        let settings = Self {
+            host: sources.parse("HOST", "127.0.0.1")?,
+            port: sources.parse("PORT", "7730")?,
+            database: database(sources, &data_dir)?,
+            data_dir,
+            database_connections: sources.number("DATABASE_CONNECTIONS", 10, 1..=500)?,
+            redis_url: redis_url(sources)?,
+            secret_key: secret_key(sources)?,
+            admin_email: email(sources)?,
+            admin_password: admin_password(sources)?,
+            access_token: Duration::from_secs(sources.number("ACCESS_TOKEN_SECONDS", 900, 10..=86_400)?),
+            refresh_token: Duration::from_secs(sources.number("REFRESH_TOKEN_DAYS", 30_u64, 1..=365)? * 86_400),
+            provider: sources.one_of(
+                "PROVIDER",
+                &[
+                    ("auto", ProviderChoice::Auto),
+                    ("docker", ProviderChoice::Docker),
+                    ("simulated", ProviderChoice::Simulated),
+                ],
+            )?,
+            docker_host: docker_host(sources)?,
+            publish_address: sources.parse("PUBLISH_ADDRESS", "127.0.0.1")?,
+            worker_concurrency: sources.number("WORKER_CONCURRENCY", 16, 1..=1000)?,
+            lease: Duration::from_secs(sources.number("LEASE_SECONDS", 30, 1..=3600)?),
+            drain: Duration::from_secs(sources.number("DRAIN_SECONDS", 20, 0..=3600)?),
+            request: Duration::from_secs(sources.number("REQUEST_SECONDS", 30, 1..=3600)?),
+            log: sources.text("LOG").unwrap_or_else(|| "info".to_owned()),
+            log_format: sources
+                .one_of("LOG_FORMAT", &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)])?,
+        };
+        if let Err(error) = tracing_subscriber::EnvFilter::from_str(&settings.log) {
+            return Err(sources.refuse("LOG", error.to_string()));
+        }
+        Ok(settings)
+    }
+}
+
+fn database(sources: &Sources, data_dir: &std::path::Path) -> Result<Database, ConfigError> {
+    if let Some(text) = sources.text("DATABASE_URL") {
+        let refuse = |problem: &str| sources.refuse("DATABASE_URL", problem.to_owned());
+        if text.starts_with("sqlite:") {
+            return Ok(Database::Sqlite(text));
+        }
+        let url = Url::parse(&text).map_err(|error| refuse(&format!("not a URL, {error}")))?;
+        return match url.scheme() {
+            "postgres" | "postgresql" if url.host_str().is_some() || text.contains("host=") => {
+                Ok(Database::Postgres(Secret::new(text)))
+            }
+            "postgres" | "postgresql" => Err(refuse("has no host")),
+            _ => Err(refuse("neither PostgreSQL nor SQLite")),
+        };
+    }
+    let Some(host) = sources.text("POSTGRES_HOST") else {
+        return Ok(Database::Sqlite(format!("sqlite://{}/main-webserver.sqlite3", data_dir.display())));
+    };
+    let port: u16 = sources.number("POSTGRES_PORT", 5432, 1..=65_535)?;
+    let or_postgres = |key| sources.text(key).unwrap_or_else(|| "postgres".to_owned());
+    let build = || {
+        let mut url = Url::parse("postgres://postgres").ok()?;
+        url.set_host(Some(&host)).ok()?;
+        url.set_port(Some(port)).ok()?;
+        url.set_username(&or_postgres("POSTGRES_USER")).ok()?;
+        url.set_password(sources.text("POSTGRES_PASSWORD").as_deref()).ok()?;
+        url.set_path(&or_postgres("POSTGRES_DB"));
+        Some(url.to_string())
+    };
+    build()
+        .map(|url| Database::Postgres(Secret::new(url)))
+        .ok_or_else(|| sources.refuse("POSTGRES_HOST", format!("'{host}' is not a host name")))
+}
+
+fn redis_url(sources: &Sources) -> Result<Option<Secret>, ConfigError> {
+    let Some(text) = sources.text("REDIS_URL") else { return Ok(None) };
+    fred::types::config::Config::from_url(&text)
+        .map_err(|error| sources.refuse("REDIS_URL", error.details().to_owned()))?;
+    Ok(Some(Secret::new(text)))
+}
+
+fn secret_key(sources: &Sources) -> Result<Option<Secret>, ConfigError> {
+    match sources.text("SECRET_KEY") {
+        Some(key) if key.chars().count() < 32 => Err(sources.refuse("SECRET_KEY", "too short".to_owned())),
+        key => Ok(key.map(Secret::new)),
+    }
+}
+
+fn email(sources: &Sources) -> Result<String, ConfigError> {
+    let text = sources.text("ADMIN_EMAIL").unwrap_or_else(|| "admin@localhost".to_owned());
+    match crate::domain::value::Email::parse(&text) {
+        Ok(email) => Ok(email.as_str().to_owned()),
+        Err(refused) => Err(sources.refuse("ADMIN_EMAIL", refused.0)),
+    }
+}
+
+fn admin_password(sources: &Sources) -> Result<Option<Secret>, ConfigError> {
+    let Some(text) = sources.text("ADMIN_PASSWORD") else { return Ok(None) };
+    match crate::domain::value::NewPassword::parse(&text) {
+        Ok(_) => Ok(Some(Secret::new(text))),
+        Err(refused) => Err(sources.refuse("ADMIN_PASSWORD", refused.0)),
+    }
+}
+
+fn docker_host(sources: &Sources) -> Result<String, ConfigError> {
+    let host = sources.text("DOCKER_HOST").unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
+    if ["unix://", "tcp://", "http://"].iter().any(|scheme| host.starts_with(scheme)) {
+        Ok(host)
+    } else {
+        Err(sources.refuse("DOCKER_HOST", format!("'{host}' has another scheme")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(pairs: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+        Settings::load(&Sources::from_pairs(pairs))
+    }
+
+    fn line(pairs: &[(&str, &str)]) -> String {
+        load(pairs).expect_err("a wrong setting").to_string()
+    }
+
+    #[test]
+    fn nothing_set_is_an_embedded_start_on_7730() {
+        let settings = load(&[]).expect("the defaults are right");
+        assert_eq!(settings.port, 7730);
+        assert_eq!(settings.database, Database::Sqlite("sqlite://.data/main-webserver.sqlite3".to_owned()));
+        assert!(settings.redis_url.is_none());
+    }
+
+    #[test]
+    fn postgres_parts_are_escaped_into_a_url() {
+        let settings = load(&[("POSTGRES_HOST", "db"), ("POSTGRES_USER", "a b"), ("POSTGRES_PASSWORD", "p@ss/word")]);
+        let Ok(Database::Postgres(url)) = settings.map(|s| s.database) else { panic!("PostgreSQL is expected") };
+        assert_eq!(url.expose(), "postgres://a%20b:p%40ss%2Fword@db:5432/postgres");
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_with_what_it_accepts() {
+        assert_eq!(
+            line(&[("PORT", "eighty")]),
+            "PORT: 'eighty' is not usable, invalid digit found in string (from command line); 0 to 65535 [7730] is expected"
+        );
+        assert_eq!(line(&[("PROT", "1")]), "PROT: no such setting; did you mean PORT?");
+        assert!(line(&[("LEASE_SECONDS", "0")]).starts_with("LEASE_SECONDS: 0 is out of range"));
+        assert!(line(&[("DATABASE_URL", "mysql://x/y")]).contains("neither PostgreSQL nor SQLite"));
+        assert!(line(&[("REDIS_URL", "http://x")]).starts_with("REDIS_URL: "));
+        assert!(line(&[("SECRET_KEY", "short")]).starts_with("SECRET_KEY: too short"));
+        assert!(line(&[("LOG", "info,=,")]).starts_with("LOG: "));
+    }
+
+    #[test]
+    fn a_secret_does_not_show_itself() {
+        let settings = load(&[("DATABASE_URL", "postgres://u:hunter2@h/d"), ("SECRET_KEY", &"k".repeat(32))]);
+        let shown = format!("{settings:?}");
+        assert!(!shown.contains("hunter2") && !shown.contains("kkkk"), "{shown}");
+    }
+}

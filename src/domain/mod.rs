@@ -1,0 +1,18 @@
+//! The pure core: ids, states with their tables of transitions, validated values and the access policy.
+//! Nothing here does I/O; the only traits are the sources of time and chance.
+
+pub mod change;
+pub mod clock;
+pub mod container;
+pub mod entropy;
+pub mod id;
+pub mod machine;
+pub mod policy;
+pub mod task;
+pub mod value;
+
+pub use change::{Change, ChangeKind, Table};
+pub use clock::{Clock, SystemClock};
+pub use entropy::Entropy;
+pub use id::Id;
+pub use machine::{IllegalTransition, Machine};

@@ -1,0 +1,94 @@
+//! The catalogue of what can be started.
+
+use sea_orm::{ActiveValue::Set, ConnectionTrait, entity::prelude::*};
+use serde::{Deserialize, Serialize};
+
+use super::{Tx, scoped::Scoped};
+use crate::{
+    domain::{Id, id::App, policy::Resource},
+    error::StoreError,
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "app")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Uuid,
+    pub slug: String,
+    pub name: String,
+    pub category: String,
+    pub description: String,
+    pub image: String,
+    pub command: Strings,
+    pub ports: Ports,
+    pub cpu_millis: i32,
+    pub memory_bytes: i64,
+    pub active: bool,
+    pub version: i64,
+    pub created_at: DateTimeUtc,
+    pub updated_at: DateTimeUtc,
+}
+
+/// A list of words kept as JSON.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, sea_orm::FromJsonQueryResult)]
+pub struct Strings(pub Vec<String>);
+
+/// A list of TCP ports kept as JSON.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, sea_orm::FromJsonQueryResult)]
+pub struct Ports(pub Vec<u16>);
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+impl ActiveModelBehavior for ActiveModel {}
+
+impl Scoped for Entity {
+    const RESOURCE: Resource = Resource::App;
+    fn owner() -> Option<Column> {
+        None
+    }
+}
+
+impl Model {
+    pub const fn id(&self) -> Id<App> {
+        Id::new(self.id)
+    }
+}
+
+/// An app to put into the catalogue.
+pub struct NewApp {
+    pub slug: String,
+    pub name: String,
+    pub category: String,
+    pub description: String,
+    pub image: String,
+    pub command: Vec<String>,
+    pub ports: Vec<u16>,
+    pub cpu_millis: i32,
+    pub memory_bytes: i64,
+}
+
+pub async fn insert(tx: &mut Tx<'_>, app: NewApp) -> Result<Model, StoreError> {
+    let now = tx.now();
+    let row = ActiveModel {
+        id: Set(tx.new_id::<App>().uuid()),
+        slug: Set(app.slug),
+        name: Set(app.name),
+        category: Set(app.category),
+        description: Set(app.description),
+        image: Set(app.image),
+        command: Set(Strings(app.command)),
+        ports: Set(Ports(app.ports)),
+        cpu_millis: Set(app.cpu_millis),
+        memory_bytes: Set(app.memory_bytes),
+        active: Set(true),
+        version: Set(1),
+        created_at: Set(now),
+        updated_at: Set(now),
+    };
+    Ok(row.insert(tx).await?)
+}
+
+/// The app a container was made from, whether it is still offered or not.
+pub async fn unscoped_by_id(db: &impl ConnectionTrait, id: Id<App>) -> Result<Option<Model>, StoreError> {
+    Ok(Entity::find_by_id(id.uuid()).one(db).await?)
+}

@@ -1,0 +1,145 @@
+//! The truth: one file a table with its entity, its queries and its guarded transition.
+//!
+//! A change of state, the task that follows from it and the messages about both go into one [`Tx`]. Entities are
+//! visible inside this room only; people's reads start at [`scoped::Scoped::visible_to`], the engine's at the
+//! functions named `unscoped_…`.
+
+pub mod accounts;
+pub mod apps;
+pub mod connection;
+pub mod containers;
+pub mod leader;
+pub mod outbox;
+pub mod regions;
+pub mod scoped;
+pub mod sessions;
+pub mod task_logs;
+pub mod tasks;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, ExecResult, QueryResult, SqliteTransactionMode,
+    Statement, TransactionOptions, TransactionTrait as _,
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    domain::{Change, Clock, Entropy, Id, id, task::Priority},
+    error::StoreError,
+};
+pub use outbox::{Message, Posted};
+
+/// The database with the sources of time and ids its rows are made from.
+#[derive(Clone)]
+pub struct Store {
+    db: DatabaseConnection,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<Entropy>,
+    relay: mpsc::Sender<Vec<Posted>>,
+}
+
+/// How many transactions' messages wait for the relay before the sweeper has to find them in the outbox.
+const RELAY_CAPACITY: usize = 1024;
+
+impl Store {
+    /// A store over an open connection, and the messages its transactions post, in order of commit.
+    pub fn new(
+        db: DatabaseConnection,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<Entropy>,
+    ) -> (Self, mpsc::Receiver<Vec<Posted>>) {
+        let (relay, posted) = mpsc::channel(RELAY_CAPACITY);
+        (Self { db, clock, entropy, relay }, posted)
+    }
+
+    /// The connection, for reads outside a transaction.
+    pub const fn db(&self) -> &DatabaseConnection {
+        &self.db
+    }
+
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    pub fn new_id<T>(&self) -> Id<T> {
+        self.entropy.id(self.now())
+    }
+
+    /// Opens a transaction; dropping it undoes everything.
+    ///
+    /// `SQLite` takes its write lock at once: one that upgrades later fails instead of waiting.
+    pub async fn begin(&self) -> Result<Tx<'_>, StoreError> {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        let inner = self.db.begin_with_options(options).await?;
+        Ok(Tx { inner, store: self, messages: Vec::new() })
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), DbErr> {
+        self.db.ping().await
+    }
+}
+
+/// An open transaction that collects the messages to send after its commit.
+pub struct Tx<'a> {
+    inner: DatabaseTransaction,
+    store: &'a Store,
+    messages: Vec<Message>,
+}
+
+impl Tx<'_> {
+    pub fn now(&self) -> DateTime<Utc> {
+        self.store.now()
+    }
+
+    pub fn new_id<T>(&self) -> Id<T> {
+        self.store.new_id()
+    }
+
+    /// Announces a changed row after the commit.
+    pub fn changed(&mut self, change: Change) {
+        self.messages.push(Message::Change(change));
+    }
+
+    /// Announces a task that can run after the commit.
+    pub fn dispatch(&mut self, task: Id<id::Task>, priority: Priority) {
+        self.messages.push(Message::Dispatch { task: task.uuid(), rank: priority.rank() });
+    }
+
+    /// Commits rows and messages together, then hands the messages to the relay.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        let posted = outbox::post(&self.inner, self.store, self.messages).await?;
+        self.inner.commit().await?;
+        if !posted.is_empty() && self.store.relay.try_send(posted).is_err() {
+            tracing::debug!("the relay is behind; the sweeper sends what is in the outbox");
+        }
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl ConnectionTrait for Tx<'_> {
+    fn get_database_backend(&self) -> sea_orm::DbBackend {
+        self.inner.get_database_backend()
+    }
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        self.inner.execute_raw(statement).await
+    }
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        self.inner.execute_unprepared(sql).await
+    }
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        self.inner.query_one_raw(statement).await
+    }
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.inner.query_all_raw(statement).await
+    }
+    fn support_returning(&self) -> bool {
+        self.inner.support_returning()
+    }
+}
