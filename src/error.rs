@@ -48,6 +48,11 @@ fn is_outage(error: &sea_orm::DbErr) -> bool {
     }
 }
 
+/// A queue or an event bus that did not do its part. Nothing is lost by it: the database has the truth.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct TransportError(pub String);
+
 /// What can go wrong for the person who asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {

@@ -2,4 +2,8 @@
 pub mod config;
 pub mod domain;
 pub mod error;
+pub mod live;
+pub mod providers;
+pub mod queue;
+pub mod redis;
 pub mod store;

@@ -24,6 +24,7 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ("POSTGRES_PASSWORD", "text", "password on POSTGRES_HOST"),
     ("DATABASE_CONNECTIONS", "1 to 500 [10]", "most connections of one process"),
     ("REDIS_URL", "redis://… or rediss://… [in-process queue]", "queue and events between processes"),
+    ("REDIS_PREFIX", "text [main-webserver]", "in front of every key and channel in Redis"),
     ("SECRET_KEY", "32 characters or more [generated in DATA_DIR]", "signs access tokens, derives containers' keys"),
     ("ADMIN_EMAIL", "an e-mail address [admin@localhost]", "administrator made on an empty database"),
     ("ADMIN_PASSWORD", "12 to 256 characters [generated, printed once]", "that administrator's password"),
@@ -85,6 +86,7 @@ pub struct Settings {
     pub database: Database,
     pub database_connections: u32,
     pub redis_url: Option<Secret>,
+    pub redis_prefix: String,
     /// `None` lets an embedded start generate one in `data_dir`.
     pub secret_key: Option<Secret>,
     pub admin_email: String,
@@ -114,6 +116,7 @@ impl Settings {
             data_dir,
             database_connections: sources.number("DATABASE_CONNECTIONS", 10, 1..=500)?,
             redis_url: redis_url(sources)?,
+            redis_prefix: sources.text("REDIS_PREFIX").unwrap_or_else(|| "main-webserver".to_owned()),
             secret_key: secret_key(sources)?,
             admin_email: email(sources)?,
             admin_password: admin_password(sources)?,

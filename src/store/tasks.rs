@@ -472,3 +472,30 @@ pub async fn next_due(store: &Store) -> Result<Option<DateTimeUtc>, StoreError> 
         .await?;
     Ok(at.flatten())
 }
+
+/// The input of a kind of task: what enqueues it and how it is to be run.
+pub trait TaskInput: serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static {
+    /// The kind's name on the wire and in the database.
+    const KIND: &'static str;
+    /// Grows when the input's shape changes in a way `#[serde(default)]` cannot bridge.
+    const VERSION: i32 = 1;
+    const PRIORITY: Priority = Priority::Normal;
+    const MAX_ATTEMPTS: i32 = 5;
+    /// From enqueuing to the moment it is given up.
+    const DEADLINE: Duration = Duration::from_secs(3600);
+
+    /// The task that does this for `owner`, working on `subject`.
+    fn into_task(self, owner: Option<Id<User>>, subject: Option<Uuid>) -> Result<NewTask, AppError> {
+        Ok(NewTask {
+            kind: Self::KIND,
+            input_version: Self::VERSION,
+            input: serde_json::to_value(self).map_err(AppError::internal)?,
+            owner,
+            subject,
+            priority: Self::PRIORITY,
+            max_attempts: Self::MAX_ATTEMPTS,
+            deadline: Self::DEADLINE,
+            idempotency_key: None,
+        })
+    }
+}

@@ -1,0 +1,51 @@
+//! Telling subscribers what has changed: the event bus, and streams of a row's newest form.
+
+mod memory;
+mod redis;
+mod watch;
+
+use async_trait::async_trait;
+pub use memory::MemoryBus;
+pub use redis::RedisBus;
+use tokio::sync::broadcast;
+pub use watch::watch;
+
+use crate::{domain::Change, error::TransportError};
+
+/// How many changes a slow listener may be behind before it has to read its row again.
+const LISTENER_CAPACITY: usize = 1024;
+
+/// Carries changes from whoever committed them to whoever watches, in this process and others.
+#[async_trait]
+pub trait EventBus: Send + Sync {
+    /// Tells every listener; a change may arrive more than once or, with a [`Heard::Gap`], not at all.
+    async fn publish(&self, changes: &[Change]) -> Result<(), TransportError>;
+
+    /// Hears everything from now on.
+    fn listen(&self) -> Listener;
+
+    /// Whether changes get through now.
+    async fn ping(&self) -> Result<(), TransportError>;
+}
+
+/// What a listener hears.
+#[derive(Clone, Debug)]
+pub enum Heard {
+    Change(Change),
+    /// The bus was away or the listener too slow: what it has may be old, it has to read again.
+    Gap,
+}
+
+/// One listener's end of the bus.
+pub struct Listener(broadcast::Receiver<Heard>);
+
+impl Listener {
+    /// The next thing heard; `None` when the bus has closed.
+    pub async fn next(&mut self) -> Option<Heard> {
+        match self.0.recv().await {
+            Ok(heard) => Some(heard),
+            Err(broadcast::error::RecvError::Lagged(_)) => Some(Heard::Gap),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}

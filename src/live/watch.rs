@@ -1,0 +1,109 @@
+//! One row as a stream: its form now, then every newer one, with nothing missed and nothing invented.
+
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _, stream};
+use uuid::Uuid;
+
+use super::{EventBus, Heard, Listener};
+use crate::{domain::Table, error::AppError};
+
+/// What a read of the watched row gave.
+pub struct Seen<T> {
+    pub row: T,
+    pub version: i64,
+    /// Nothing can follow; the stream ends after this row.
+    pub is_last: bool,
+}
+
+struct Watch<R> {
+    listener: Listener,
+    table: Table,
+    id: Uuid,
+    read: R,
+    newest: i64,
+    is_over: bool,
+    must_look: bool,
+}
+
+/// Streams the row `id` of `table` as `read` gives it: once now, then after every change.
+///
+/// The listener is there before the first read, so a change between the two is heard; a change that is not newer than
+/// what has been sent is dropped; after a gap the row is read again. `read` applies the viewer's scope each time, so
+/// that somebody who has lost the right to see it sees no more.
+///
+/// # Errors
+/// The first read's error, at once. A later read that fails for a while is tried again; one that says the row is out
+/// of reach ends the stream with that error.
+pub async fn watch<T, R, F>(
+    bus: &dyn EventBus,
+    table: Table,
+    id: Uuid,
+    read: R,
+) -> Result<impl Stream<Item = Result<T, AppError>> + use<T, R, F>, AppError>
+where
+    R: Fn() -> F + Send,
+    F: Future<Output = Result<Seen<T>, AppError>> + Send,
+    T: Send,
+{
+    let listener = bus.listen();
+    let first = read().await?;
+    let watch = Watch { listener, table, id, read, newest: first.version, is_over: first.is_last, must_look: false };
+    let later = stream::unfold(watch, async |mut watch| watch.next().await.map(|item| (item, watch)));
+    Ok(stream::once(std::future::ready(Ok(first.row))).chain(later))
+}
+
+impl<R> Watch<R> {
+    async fn next<T, F>(&mut self) -> Option<Result<T, AppError>>
+    where
+        R: Fn() -> F,
+        F: Future<Output = Result<Seen<T>, AppError>>,
+    {
+        while !self.is_over {
+            if !self.heard_something_newer().await {
+                return None;
+            }
+            match (self.read)().await {
+                Ok(seen) if seen.version > self.newest => {
+                    self.newest = seen.version;
+                    self.is_over = seen.is_last;
+                    return Some(Ok(seen.row));
+                }
+                Ok(_) => {}
+                // What was heard stays unread: look again soon, without waiting for more.
+                Err(AppError::Unavailable { .. }) => {
+                    self.must_look = true;
+                    pause().await;
+                }
+                Err(error) => {
+                    self.is_over = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+
+    /// Waits for a reason to read; `false` when the bus has closed.
+    async fn heard_something_newer(&mut self) -> bool {
+        if std::mem::take(&mut self.must_look) {
+            return true;
+        }
+        loop {
+            match self.listener.next().await {
+                None => return false,
+                Some(Heard::Gap) => return true,
+                Some(Heard::Change(change)) => {
+                    if change.table == self.table && change.id == self.id && change.version > self.newest {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn pause() {
+    #[expect(clippy::disallowed_methods, reason = "an outage lasts in real time")]
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}

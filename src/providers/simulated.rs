@@ -1,0 +1,238 @@
+//! An engine in memory, with delays and faults drawn from a seed. Its published ports are real and answer HTTP.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    sync::broadcast,
+};
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{Happened, Instance, Prepared, Provider, ProviderError, Spec, Status, instance_name};
+use crate::domain::{Clock, Entropy, Id, id::Container};
+
+const NAME: &str = "simulated";
+/// An image whose name begins so is not to be had.
+const MISSING_IMAGE: &str = "missing/";
+/// An image whose name begins so ends at once with code 1.
+const EXITING_IMAGE: &str = "exiting/";
+
+/// How slow and how unreliable the engine is.
+#[derive(Clone, Copy, Debug)]
+pub struct Faults {
+    /// Longest time of one call; the time itself is drawn evenly up to it.
+    pub delay: Duration,
+    /// From the start to the passing of the health check, at most.
+    pub boot: Duration,
+    /// Calls in a thousand that fail before they do anything.
+    pub lost_calls: u32,
+    /// Calls in a thousand that do their work and then fail.
+    pub lost_answers: u32,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self { delay: Duration::from_millis(120), boot: Duration::from_millis(300), lost_calls: 0, lost_answers: 0 }
+    }
+}
+
+struct Simulation {
+    instance: Instance,
+    lines: Vec<String>,
+    /// The sockets of its ports, closed with it.
+    _servers: Vec<AbortOnDropHandle<()>>,
+}
+
+/// The engine; everything in it ends with the process.
+pub struct Simulated {
+    clock: Arc<dyn Clock>,
+    entropy: Arc<Entropy>,
+    faults: Faults,
+    instances: Arc<Mutex<BTreeMap<Id<Container>, Simulation>>>,
+    happened: broadcast::Sender<Happened>,
+}
+
+/// What becomes of a call that was not lost on its way to the engine.
+#[derive(PartialEq, Eq)]
+enum Fate {
+    Answered,
+    /// The work is done and nobody hears of it.
+    AnswerLost,
+}
+
+impl Simulated {
+    pub fn new(clock: Arc<dyn Clock>, entropy: Arc<Entropy>, faults: Faults) -> Self {
+        Self { clock, entropy, faults, instances: Arc::default(), happened: broadcast::Sender::new(256) }
+    }
+
+    fn instances(&self) -> std::sync::MutexGuard<'_, BTreeMap<Id<Container>, Simulation>> {
+        self.instances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a while, and draws this call's fate.
+    async fn enter(&self) -> Result<Fate, ProviderError> {
+        self.clock.sleep(self.entropy.jitter(self.faults.delay)).await;
+        let fate = self.entropy.jitter(Duration::from_millis(1000)).as_millis();
+        let before = u128::from(self.faults.lost_calls);
+        let after = before + u128::from(self.faults.lost_answers);
+        match fate {
+            n if n < before => Err(lost()),
+            n if n < after => Ok(Fate::AnswerLost),
+            _ => Ok(Fate::Answered),
+        }
+    }
+
+    async fn start(&self, spec: &Spec) -> Result<Simulation, ProviderError> {
+        let mut ports = BTreeMap::new();
+        let mut servers = Vec::new();
+        for inside in &spec.ports {
+            let listener = TcpListener::bind((spec.publish_address, 0)).await.map_err(no_port)?;
+            ports.insert(*inside, listener.local_addr().map_err(no_port)?.port());
+            servers.push(AbortOnDropHandle::new(tokio::spawn(serve(listener, greeting(spec)))));
+        }
+        let exits = spec.image.starts_with(EXITING_IMAGE);
+        let (status, line) = if exits { (Status::Exited { code: 1 }, "exiting as its name says") } else { (Status::Starting, "up") };
+        let instance = Instance {
+            container: spec.container,
+            handle: format!("simulated-{}", spec.container.uuid().simple()),
+            status,
+            ip: Some(IpAddr::from([127, 0, 0, 1]).to_string()),
+            ports,
+        };
+        Ok(Simulation { instance, lines: vec![line.to_owned()], _servers: if exits { Vec::new() } else { servers } })
+    }
+
+    /// Lets the health check pass after a while.
+    fn boot(&self, id: Id<Container>) {
+        let (clock, instances, happened) = (Arc::clone(&self.clock), Arc::clone(&self.instances), self.happened.clone());
+        let boot = self.entropy.jitter(self.faults.boot);
+        // Owned by nobody on purpose: it ends after one sleep and touches only what it finds then.
+        tokio::spawn(async move {
+            clock.sleep(boot).await;
+            let mut instances = instances.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(simulation) = instances.get_mut(&id)
+                && simulation.instance.status == Status::Starting
+            {
+                simulation.instance.status = Status::Ready;
+                simulation.lines.push("ready".to_owned());
+                let _ = happened.send(Happened { container: id });
+            }
+        });
+    }
+}
+
+fn lost() -> ProviderError {
+    ProviderError::Unreachable { engine: NAME, why: "a simulated fault".to_owned() }
+}
+
+fn no_port(error: std::io::Error) -> ProviderError {
+    ProviderError::Quota { engine: NAME, why: format!("no port could be opened: {error}") }
+}
+
+fn greeting(spec: &Spec) -> String {
+    format!("{} simulates {}\n", instance_name(spec.container), spec.image)
+}
+
+async fn serve(listener: TcpListener, greeting: String) {
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{greeting}",
+        greeting.len()
+    );
+    while let Ok((mut socket, _)) = listener.accept().await {
+        let exchange = async {
+            let mut request = [0; 1024];
+            let _ = socket.read(&mut request).await;
+            let _ = socket.write_all(answer.as_bytes()).await;
+        };
+        // One at a time is enough for a greeting; a silent caller is cut off.
+        let _ = tokio::time::timeout(Duration::from_secs(1), exchange).await;
+    }
+}
+
+#[async_trait]
+impl Provider for Simulated {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn ping(&self) -> Result<String, ProviderError> {
+        Ok("simulated engine in this process".to_owned())
+    }
+
+    fn prepare<'a>(&'a self, image: &'a str) -> BoxStream<'a, Result<Prepared, ProviderError>> {
+        if image.starts_with(MISSING_IMAGE) {
+            let error = ProviderError::NoSuchImage { image: image.to_owned(), why: "its name says so".to_owned() };
+            return stream::once(std::future::ready(Err(error))).boxed();
+        }
+        stream::iter([Prepared::Pulling(50), Prepared::Present])
+            .then(async |step| {
+                self.enter().await?;
+                Ok(step)
+            })
+            .boxed()
+    }
+
+    async fn ensure(&self, spec: &Spec, stop: &CancellationToken) -> Result<Instance, ProviderError> {
+        let fate = self.enter().await?;
+        if stop.is_cancelled() {
+            return Err(ProviderError::Stopped);
+        }
+        if spec.image.starts_with(MISSING_IMAGE) {
+            return Err(ProviderError::NoSuchImage { image: spec.image.clone(), why: "its name says so".to_owned() });
+        }
+        let is_known = self.instances().contains_key(&spec.container);
+        if !is_known {
+            let started = self.start(spec).await?;
+            // Whoever was quicker has won.
+            self.instances().entry(spec.container).or_insert(started);
+            self.boot(spec.container);
+            let _ = self.happened.send(Happened { container: spec.container });
+        }
+        if fate == Fate::AnswerLost {
+            return Err(lost());
+        }
+        let found = self.instances().get(&spec.container).map(|simulation| simulation.instance.clone());
+        found.ok_or_else(|| ProviderError::Failed { engine: NAME, why: "it vanished after it was made".to_owned() })
+    }
+
+    async fn inspect(&self, id: Id<Container>) -> Result<Option<Instance>, ProviderError> {
+        self.enter().await?;
+        Ok(self.instances().get(&id).map(|simulation| simulation.instance.clone()))
+    }
+
+    async fn remove(&self, id: Id<Container>, _grace: Duration) -> Result<(), ProviderError> {
+        let fate = self.enter().await?;
+        if self.instances().remove(&id).is_some() {
+            let _ = self.happened.send(Happened { container: id });
+        }
+        match fate {
+            Fate::AnswerLost => Err(lost()),
+            Fate::Answered => Ok(()),
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<Instance>, ProviderError> {
+        self.enter().await?;
+        Ok(self.instances().values().map(|simulation| simulation.instance.clone()).collect())
+    }
+
+    async fn logs(&self, id: Id<Container>, lines: u32) -> Result<Vec<String>, ProviderError> {
+        self.enter().await?;
+        let instances = self.instances();
+        let all = instances.get(&id).map(|simulation| simulation.lines.as_slice()).unwrap_or_default();
+        Ok(all[all.len().saturating_sub(lines as usize)..].to_vec())
+    }
+
+    fn events(&self) -> BoxStream<'static, Happened> {
+        BroadcastStream::new(self.happened.subscribe()).filter_map(async |event| event.ok()).boxed()
+    }
+}

@@ -1,0 +1,65 @@
+//! How this service talks to Redis: it reconnects for ever and no call waits long.
+
+use std::time::Duration;
+
+use fred::{
+    clients::{Client, Pool, SubscriberClient},
+    interfaces::ClientLike as _,
+    types::{
+        Builder,
+        config::{Config, ReconnectPolicy},
+    },
+};
+
+use crate::{config::Secret, error::TransportError};
+
+/// Longest wait for an answer to a command that does not block.
+const COMMAND: Duration = Duration::from_secs(2);
+
+impl From<fred::error::Error> for TransportError {
+    fn from(error: fred::error::Error) -> Self {
+        Self(format!("Redis: {error}"))
+    }
+}
+
+fn builder(url: &Secret) -> Result<Builder, TransportError> {
+    let mut config = Config::from_url(url.expose())?;
+    // A Redis that is away at the start is a slower start, not a failed one.
+    config.fail_fast = false;
+    let mut builder = Builder::from_config(config);
+    builder
+        .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2))
+        .with_connection_config(|connection| {
+            connection.connection_timeout = Duration::from_secs(3);
+            connection.internal_command_timeout = Duration::from_secs(3);
+            connection.max_command_attempts = 1;
+        })
+        .with_performance_config(|performance| performance.default_command_timeout = COMMAND);
+    Ok(builder)
+}
+
+/// Clients for ordinary commands; they connect in the background.
+pub fn pool(url: &Secret, size: usize) -> Result<Pool, TransportError> {
+    let pool = builder(url)?.build_pool(size)?;
+    pool.connect_pool();
+    Ok(pool)
+}
+
+/// A client for blocking commands, which would hold up the others.
+pub fn blocking(url: &Secret) -> Result<Client, TransportError> {
+    let client = builder(url)?.with_performance_config(|p| p.default_command_timeout = Duration::ZERO).build()?;
+    client.connect();
+    Ok(client)
+}
+
+/// A client that listens; the caller connects it once it hears its reconnects.
+pub fn subscriber(url: &Secret) -> Result<SubscriberClient, TransportError> {
+    Ok(builder(url)?.build_subscriber_client()?)
+}
+
+/// Asks the server for an answer now; for `doctor` and the readiness check.
+pub async fn ping(pool: &Pool) -> Result<(), TransportError> {
+    let answer = tokio::time::timeout(COMMAND, pool.next().ping::<String>(None)).await;
+    answer.map_err(|_| TransportError("Redis: no answer in 2 s".to_owned()))??;
+    Ok(())
+}
