@@ -8,7 +8,7 @@ use async_trait::async_trait;
 pub use memory::MemoryBus;
 pub use redis::RedisBus;
 use tokio::sync::broadcast;
-pub use watch::watch;
+pub use watch::{Seen, watch};
 
 use crate::{domain::Change, error::TransportError};
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::TaskQueue;
@@ -34,10 +35,16 @@ pub enum DispatchError {
 }
 
 impl Dispatcher {
-    /// Sends until every sender of `posted` is gone.
-    pub async fn run(self, mut posted: mpsc::Receiver<Vec<Posted>>) {
+    /// Sends until `stop`, and then what is still waiting.
+    pub async fn run(self, mut posted: mpsc::Receiver<Vec<Posted>>, stop: CancellationToken) {
         let mut batches = Vec::with_capacity(BATCH);
-        while posted.recv_many(&mut batches, BATCH).await > 0 {
+        loop {
+            tokio::select! {
+                biased;
+                count = posted.recv_many(&mut batches, BATCH) => if count == 0 { return },
+                // Only when nothing waits.
+                () = stop.cancelled() => return,
+            }
             let messages: Vec<Posted> = batches.drain(..).flatten().collect();
             if let Err(error) = self.send(messages).await {
                 tracing::warn!(%error, "messages stay in the outbox for now");

@@ -1,0 +1,235 @@
+//! The application: built once from settings and seams, started as web, worker or both, and stopped in order.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use tokio::task::JoinHandle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    auth::Auth,
+    config::{ConfigError, Database, Secret, Settings},
+    domain::{Clock, Entropy, Keyring, SystemClock, entropy::secret_bytes, keyring::hex},
+    error::{AppError, TransportError},
+    graphql::Api,
+    live::{EventBus, MemoryBus, RedisBus},
+    providers::{self, ProviderError, Providers},
+    queue::{Dispatcher, MemoryQueue, RedisQueue, TaskQueue, Worker, WorkerSettings, sweep},
+    services::{Services, seed::Seeded},
+    store::{
+        Store,
+        connection::{self, DatabaseDown},
+    },
+    tasks::{self, Outside, engines},
+    web::{self, Web},
+};
+
+/// Connections for Redis commands that do not block.
+const REDIS_CONNECTIONS: usize = 2;
+
+/// What a test puts in place of the real thing.
+pub struct Seams {
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<Entropy>,
+    /// `None` takes the engine the settings choose.
+    pub providers: Option<Providers>,
+}
+
+impl Default for Seams {
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock), entropy: Arc::new(Entropy::from_os()), providers: None }
+    }
+}
+
+/// What a process does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    WebAndWorker,
+    Web,
+    Worker,
+}
+
+impl Role {
+    const fn serves(self) -> bool {
+        matches!(self, Self::WebAndWorker | Self::Web)
+    }
+
+    const fn works(self) -> bool {
+        matches!(self, Self::WebAndWorker | Self::Worker)
+    }
+}
+
+/// Why the application does not start, in one line for an operator.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Database(#[from] DatabaseDown),
+    #[error("the tables could not be brought up to date: {0}")]
+    Migration(sea_orm::DbErr),
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    #[error("PORT: {address} cannot be listened on, {error}")]
+    Port { address: SocketAddr, error: io::Error },
+    #[error("{path} cannot be used, {error}")]
+    File { path: String, error: io::Error },
+    #[error("{0}")]
+    Account(#[source] AppError),
+    #[error("the first rows could not be written: {0}")]
+    Seed(#[from] AppError),
+}
+
+/// A started application.
+pub struct App {
+    pub store: Store,
+    pub services: Services,
+    pub bus: Arc<dyn EventBus>,
+    /// Where the web server listens.
+    pub address: Option<SocketAddr>,
+    /// The administrator made on an empty database.
+    pub seeded: Option<Seeded>,
+    /// The worker's engines.
+    pub providers: Option<Providers>,
+    intake: CancellationToken,
+    relay: CancellationToken,
+    frontline: TaskTracker,
+    background: TaskTracker,
+    server: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl App {
+    /// Connects, migrates, seeds and starts.
+    pub async fn start(settings: &Settings, seams: Seams, role: Role) -> Result<Self, StartError> {
+        if role != Role::WebAndWorker && settings.redis_url.is_none() {
+            let problem = "needed when web and worker are separate processes, so that they hear of each other".to_owned();
+            return Err(ConfigError::Missing { key: "REDIS_URL", problem }.into());
+        }
+        let keyring = Keyring::new(secret_key(settings)?.expose());
+        // The port first: the likeliest thing to be wrong, and nothing has been touched yet.
+        let bound = match role.serves() {
+            true => {
+                let address = SocketAddr::new(settings.host, settings.port);
+                Some(web::bind(address).await.map_err(|error| StartError::Port { address, error })?)
+            }
+            false => None,
+        };
+        let db = connection::open(settings).await?;
+        connection::migrate(&db).await.map_err(StartError::Migration)?;
+        let (store, posted) = Store::new(db, Arc::clone(&seams.clock), Arc::clone(&seams.entropy));
+        let auth = Auth::new(&keyring, settings.access_token, settings.refresh_token);
+        let services = Services { store: store.clone(), auth: auth.clone(), keyring: keyring.clone() };
+        let seeded = services.seed(settings).await?;
+        let (queue, bus) = transports(settings)?;
+        let dispatcher = Dispatcher { store: store.clone(), queue: Arc::clone(&queue), bus: Arc::clone(&bus) };
+        let mut app = Self {
+            store: store.clone(),
+            services: services.clone(),
+            bus: Arc::clone(&bus),
+            address: bound.as_ref().map(|bound| bound.address),
+            seeded,
+            providers: None,
+            intake: CancellationToken::new(),
+            relay: CancellationToken::new(),
+            frontline: TaskTracker::new(),
+            background: TaskTracker::new(),
+            server: None,
+        };
+        app.background.spawn(dispatcher.clone().run(posted, app.relay.clone()));
+        if role.works() {
+            let providers = match seams.providers {
+                Some(providers) => providers,
+                None => providers::from_settings(settings, seams.clock, seams.entropy).await?,
+            };
+            app.start_worker(settings, dispatcher, providers, keyring);
+        }
+        if let Some(bound) = bound {
+            let api = Api::new(services, Arc::clone(&bus), settings.request);
+            let web = Web { api, auth, store, bus, stop: app.intake.clone() };
+            app.server = Some(tokio::spawn(web.serve(bound)));
+        }
+        Ok(app)
+    }
+
+    fn start_worker(&mut self, settings: &Settings, dispatcher: Dispatcher, providers: Providers, keyring: Keyring) {
+        let outside = Outside { providers: providers.clone(), keyring, publish_address: settings.publish_address };
+        let (store, stop) = (dispatcher.store.clone(), self.intake.clone());
+        let worker_settings =
+            WorkerSettings { concurrency: settings.worker_concurrency, lease: settings.lease, drain: settings.drain };
+        let (queue, bus) = (Arc::clone(&dispatcher.queue), Arc::clone(&dispatcher.bus));
+        let worker = Arc::new(Worker::new(store.clone(), queue, bus, tasks::registry(&outside), worker_settings));
+        let me = worker.id;
+        self.frontline.spawn(worker.run(stop.clone()));
+        self.frontline.spawn(engines::reap(store.clone(), providers.clone(), stop.clone()));
+        self.background.spawn(engines::hear(store, providers.clone(), self.relay.clone()));
+        self.background.spawn(sweep::run(dispatcher, me, self.relay.clone()));
+        self.providers = Some(providers);
+    }
+
+    /// Whether the web server has ended by itself, which is a fault.
+    pub fn has_failed(&self) -> bool {
+        self.server.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
+    /// Stops taking work, lets what runs finish or gives it back, then ends what carries the news of it.
+    pub async fn stop(self) {
+        self.intake.cancel();
+        self.frontline.close();
+        if let Some(server) = self.server
+            && !matches!(server.await, Ok(Ok(())))
+        {
+            tracing::warn!("the web server did not end well");
+        }
+        self.frontline.wait().await;
+        self.relay.cancel();
+        self.background.close();
+        self.background.wait().await;
+        if let Err(error) = self.store.db().clone().close().await {
+            tracing::debug!(%error, "the database's connections did not close");
+        }
+    }
+}
+
+fn transports(settings: &Settings) -> Result<(Arc<dyn TaskQueue>, Arc<dyn EventBus>), StartError> {
+    let Some(url) = &settings.redis_url else {
+        return Ok((Arc::new(MemoryQueue::default()), Arc::new(MemoryBus::default())));
+    };
+    let (prefix, commands) = (&settings.redis_prefix, crate::redis::pool(url, REDIS_CONNECTIONS)?);
+    let queue = RedisQueue::new(url, prefix, commands.clone())?;
+    Ok((Arc::new(queue), Arc::new(RedisBus::new(url, prefix, commands)?)))
+}
+
+/// The deployment's secret: the configured one, or for an embedded start one kept in the data directory.
+fn secret_key(settings: &Settings) -> Result<Secret, StartError> {
+    if let Some(key) = &settings.secret_key {
+        return Ok(key.clone());
+    }
+    if let Database::Postgres(_) = settings.database {
+        let problem = "needed with PostgreSQL, so that every process signs alike; 32 characters or more, \
+            such as the output of: openssl rand -hex 32";
+        return Err(ConfigError::Missing { key: "SECRET_KEY", problem: problem.to_owned() }.into());
+    }
+    let path = settings.data_dir.join("secret.key");
+    let refuse = |error| StartError::File { path: path.display().to_string(), error };
+    std::fs::create_dir_all(&settings.data_dir).map_err(refuse)?;
+    match std::fs::read_to_string(&path) {
+        Ok(key) if key.trim().len() >= 32 => return Ok(Secret::new(key.trim().to_owned())),
+        Ok(_) => return Err(refuse(io::Error::other("it is too short; remove it to get a new one"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(refuse(error)),
+    }
+    let key = hex(&secret_bytes::<32>());
+    write_private(&path, &key).map_err(refuse)?;
+    Ok(Secret::new(key))
+}
+
+/// Writes a file only its owner can read.
+fn write_private(path: &std::path::Path, text: &str) -> io::Result<()> {
+    use io::Write as _;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)?.write_all(text.as_bytes())
+}

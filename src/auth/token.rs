@@ -1,0 +1,132 @@
+//! Short access tokens (signed, RFC 7519) and long refresh tokens (random, kept as a hash, spent once).
+
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chrono::{DateTime, Utc};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    domain::{
+        Id,
+        entropy::secret_bytes,
+        id::{Session, User},
+        keyring::hex,
+    },
+    error::AppError,
+};
+
+const ISSUER: &str = "main-webserver";
+const AUDIENCE: &str = "main-webserver-api";
+/// No token of ours is longer.
+const LONGEST: usize = 2048;
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    aud: String,
+    sub: String,
+    sid: String,
+    iat: i64,
+    exp: i64,
+}
+
+/// Signs and checks access tokens.
+pub struct AccessTokens {
+    signing: EncodingKey,
+    checking: DecodingKey,
+    validation: Validation,
+    life: Duration,
+}
+
+/// Whom a valid token names.
+pub struct Claimed {
+    pub user: Id<User>,
+    pub session: Id<Session>,
+}
+
+impl AccessTokens {
+    pub fn new(key: &[u8; 32], life: Duration) -> Self {
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.set_issuer(&[ISSUER]);
+        validation.set_audience(&[AUDIENCE]);
+        validation.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);
+        // The library would ask the machine's clock; `verify` asks ours.
+        validation.validate_exp = false;
+        Self { signing: EncodingKey::from_secret(key), checking: DecodingKey::from_secret(key), validation, life }
+    }
+
+    /// A token for this login, and when it ends.
+    pub fn sign(&self, user: Id<User>, session: Id<Session>, now: DateTime<Utc>) -> Result<(String, DateTime<Utc>), AppError> {
+        let expires = now + self.life;
+        let claims = Claims {
+            iss: ISSUER.to_owned(),
+            aud: AUDIENCE.to_owned(),
+            sub: user.to_string(),
+            sid: session.to_string(),
+            iat: now.timestamp(),
+            exp: expires.timestamp(),
+        };
+        let token = encode(&Header::new(Algorithm::HS256), &claims, &self.signing).map_err(AppError::internal)?;
+        Ok((token, expires))
+    }
+
+    /// Whom `token` names, if it is one of ours and not over.
+    pub fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<Claimed, AppError> {
+        const WRONG: AppError = AppError::Unauthenticated("the access token is not valid");
+        if token.len() > LONGEST {
+            return Err(WRONG);
+        }
+        let claims = decode::<Claims>(token, &self.checking, &self.validation).map_err(|_| WRONG)?.claims;
+        if claims.exp <= now.timestamp() {
+            return Err(AppError::Unauthenticated("the access token has expired"));
+        }
+        let user = Id::parse(&claims.sub).ok_or(WRONG)?;
+        let session = Id::parse(&claims.sid).ok_or(WRONG)?;
+        Ok(Claimed { user, session })
+    }
+}
+
+/// A refresh token: 256 random bits for the client, their hash for the database.
+pub struct RefreshToken {
+    pub token: String,
+    pub hash: String,
+}
+
+impl RefreshToken {
+    pub fn generate() -> Self {
+        let token = URL_SAFE_NO_PAD.encode(secret_bytes::<32>());
+        Self { hash: Self::hash_of(&token), token }
+    }
+
+    /// The hash a presented token is looked up by. The token is as random as the hash, so a plain SHA-256 will do.
+    pub fn hash_of(token: &str) -> String {
+        hex(&Sha256::digest(token.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_good_for_its_time_and_its_key_only() {
+        let (user, session) = (Id::new(Uuid::from_u128(1)), Id::new(Uuid::from_u128(2)));
+        let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let tokens = AccessTokens::new(&[1; 32], Duration::from_secs(900));
+        let (token, expires) = tokens.sign(user, session, now).unwrap();
+        assert_eq!(tokens.verify(&token, now).unwrap().session, session);
+        assert!(tokens.verify(&token, expires).is_err());
+        assert!(AccessTokens::new(&[2; 32], Duration::from_secs(900)).verify(&token, now).is_err());
+        for broken in ["", "a.b.c", &token[1..], &format!("{token}x"), &"x".repeat(10_000)] {
+            assert_eq!(tokens.verify(broken, now).err().map(|e| e.code()), Some("UNAUTHENTICATED"), "{broken}");
+        }
+        // An unsigned token, as the "none" attack sends it.
+        let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", token.split('.').nth(1).unwrap());
+        assert!(tokens.verify(&unsigned, now).is_err());
+    }
+}

@@ -1,0 +1,107 @@
+//! `doctor`: checks every dependency and says what is wrong and how to mend it.
+
+use std::{net::SocketAddr, process::ExitCode};
+
+use migration::{Migrator, MigratorTrait as _};
+
+use super::say;
+use crate::{
+    config::{Database, ProviderChoice, Settings},
+    providers::{Docker, Provider as _},
+    store::connection,
+    web,
+};
+
+/// What a check found: fine, or wrong with a way to mend it.
+enum Finding {
+    Fine(String),
+    Wrong { problem: String, mend: &'static str },
+}
+
+pub async fn run(settings: &Settings) -> ExitCode {
+    let findings = [
+        ("settings", Finding::Fine("all can be read".to_owned())),
+        ("secret", secret(settings)),
+        ("port", port(settings).await),
+        ("database", database(settings).await),
+        ("redis", redis(settings).await),
+        ("engine", engine(settings).await),
+    ];
+    let mut is_well = true;
+    for (name, finding) in findings {
+        match finding {
+            Finding::Fine(what) => say(&format!("ok     {name:<9} {what}")),
+            Finding::Wrong { problem, mend } => {
+                is_well = false;
+                say(&format!("WRONG  {name:<9} {problem}\n                 {mend}"));
+            }
+        }
+    }
+    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn secret(settings: &Settings) -> Finding {
+    match (&settings.secret_key, &settings.database) {
+        (Some(_), _) => Finding::Fine("SECRET_KEY is set".to_owned()),
+        (None, Database::Sqlite(_)) => {
+            Finding::Fine(format!("kept in {}", settings.data_dir.join("secret.key").display()))
+        }
+        (None, Database::Postgres(_)) => Finding::Wrong {
+            problem: "SECRET_KEY is not set".to_owned(),
+            mend: "set it, the same for every process, to the output of: openssl rand -hex 32",
+        },
+    }
+}
+
+async fn port(settings: &Settings) -> Finding {
+    let address = SocketAddr::new(settings.host, settings.port);
+    match web::bind(address).await {
+        Ok(_) => Finding::Fine(format!("{address} is free")),
+        Err(error) => Finding::Wrong {
+            problem: format!("{address}: {error}"),
+            mend: "stop what listens there (perhaps this service already), or set HOST or PORT",
+        },
+    }
+}
+
+async fn database(settings: &Settings) -> Finding {
+    let mend = "check that it runs and that DATABASE_URL or POSTGRES_* name it, its user and password";
+    let db = match connection::open(settings).await {
+        Ok(db) => db,
+        Err(error) => return Finding::Wrong { problem: error.to_string(), mend },
+    };
+    match Migrator::get_pending_migrations(&db).await {
+        Ok(pending) if pending.is_empty() => Finding::Fine("answers, its tables are up to date".to_owned()),
+        Ok(pending) => Finding::Fine(format!("answers; the next start applies {} migrations", pending.len())),
+        Err(error) => Finding::Wrong { problem: error.to_string(), mend },
+    }
+}
+
+async fn redis(settings: &Settings) -> Finding {
+    let Some(url) = &settings.redis_url else {
+        return Finding::Fine("not asked for: the queue is inside the process".to_owned());
+    };
+    let answer = async { crate::redis::ping(&crate::redis::pool(url, 1)?).await };
+    match answer.await {
+        Ok(()) => Finding::Fine(format!("{} answers", url.without_password())),
+        Err(error) => Finding::Wrong {
+            problem: format!("{}: {error}", url.without_password()),
+            mend: "check that it runs and that REDIS_URL names it; until then tasks go on at the sweeper's pace",
+        },
+    }
+}
+
+async fn engine(settings: &Settings) -> Finding {
+    if settings.provider == ProviderChoice::Simulated {
+        return Finding::Fine("simulated, as PROVIDER asks".to_owned());
+    }
+    let answer = async { Docker::connect(&settings.docker_host)?.ping().await };
+    match (answer.await, settings.provider) {
+        (Ok(version), _) => Finding::Fine(version),
+        (Err(error), ProviderChoice::Auto) => Finding::Fine(format!("simulated, because {error}")),
+        (Err(error), ProviderChoice::Docker | ProviderChoice::Simulated) => Finding::Wrong {
+            problem: error.to_string(),
+            mend: "check that the engine runs, that DOCKER_HOST names it and that this user may use its socket",
+        },
+    }
+}

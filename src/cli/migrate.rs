@@ -1,0 +1,40 @@
+//! `migrate`: the database's tables, up, down, or only shown.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use migration::{Migrator, MigratorTrait as _};
+
+use super::say;
+use crate::{
+    app::StartError,
+    config::Settings,
+    store::connection,
+};
+
+#[derive(Subcommand)]
+pub enum Action {
+    /// Applies every step that is missing.
+    Up,
+    /// Takes back the newest steps; what their tables hold is lost.
+    Down {
+        /// How many steps.
+        #[arg(default_value_t = 1)]
+        steps: u32,
+    },
+    /// Shows which steps are applied.
+    Status,
+}
+
+pub async fn run(settings: &Settings, action: Action) -> Result<ExitCode, StartError> {
+    let db = connection::open(settings).await?;
+    match action {
+        Action::Up => connection::migrate(&db).await.map_err(StartError::Migration)?,
+        Action::Down { steps } => Migrator::down(&db, Some(steps)).await.map_err(StartError::Migration)?,
+        Action::Status => {}
+    }
+    for step in Migrator::get_migration_with_status(&db).await.map_err(StartError::Migration)? {
+        say(&format!("{:<8} {}", step.status().to_string().to_lowercase(), step.name()));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,129 @@
+//! The one schema: a file a noun with its type, queries, mutations and subscriptions.
+//!
+//! A resolver has three moves: parse, one call, wrap. Business rules live in `services`, access in `domain::policy`.
+
+mod account;
+mod app;
+mod container;
+pub mod error;
+mod page;
+mod task;
+
+use std::{sync::Arc, time::Duration};
+
+use async_graphql::{
+    Context, Data, Executor, MergedObject, MergedSubscription, Request, Response, SDLExportOptions, Schema, ServerError,
+};
+use futures_util::{Stream, StreamExt as _, stream::BoxStream};
+
+use crate::{
+    domain::{Id, id::Identified, policy::Viewer},
+    error::AppError,
+    live::EventBus,
+    services::Services,
+    store::sessions::Origin,
+};
+
+/// Everything that can be read.
+#[derive(MergedObject, Default)]
+pub struct Query(account::AccountQuery, app::AppQuery, container::ContainerQuery, task::TaskQuery);
+
+/// Everything that can be done.
+#[derive(MergedObject, Default)]
+pub struct Mutation(account::AccountMutation, container::ContainerMutation, task::TaskMutation);
+
+/// Everything that can be watched.
+#[derive(MergedSubscription, Default)]
+pub struct Subscription(container::ContainerSubscription, task::TaskSubscription);
+
+type ApiSchema = Schema<Query, Mutation, Subscription>;
+
+/// Deepest nesting of a query. The introspection query of common clients needs 13.
+const DEPTH: usize = 15;
+/// Most fields of a query, list items not counted.
+const COMPLEXITY: usize = 1000;
+/// Most directives on one field.
+const DIRECTIVES: usize = 8;
+
+/// Who asks, found out once a request or once a socket.
+pub struct Requester {
+    pub viewer: Result<Viewer, AppError>,
+    pub origin: Origin,
+}
+
+/// The executable schema with its limits; every answer's errors carry a code.
+#[derive(Clone)]
+pub struct Api {
+    schema: ApiSchema,
+    longest: Duration,
+}
+
+impl Api {
+    /// `longest` bounds a query or a mutation; a subscription has no end.
+    pub fn new(services: Services, bus: Arc<dyn EventBus>, longest: Duration) -> Self {
+        Self { schema: builder().data(services).data(bus).finish(), longest }
+    }
+}
+
+fn builder() -> async_graphql::SchemaBuilder<Query, Mutation, Subscription> {
+    Schema::build(Query::default(), Mutation::default(), Subscription::default())
+        .limit_depth(DEPTH)
+        .limit_complexity(COMPLEXITY)
+        .limit_directives(DIRECTIVES)
+}
+
+/// The schema's text, in an order that does not depend on the code's.
+pub fn sdl() -> String {
+    let options = SDLExportOptions::new()
+        .sorted_fields()
+        .sorted_arguments()
+        .sorted_enum_items()
+        .use_space_ident()
+        .indent_width(2)
+        .prefer_single_line_descriptions();
+    let text = builder().finish().sdl_with_options(options);
+    format!("{}\n", text.trim_end())
+}
+
+impl Executor for Api {
+    async fn execute(&self, request: Request) -> Response {
+        let answer = tokio::time::timeout(self.longest, self.schema.execute(request)).await;
+        error::with_codes(answer.unwrap_or_else(|_| {
+            let late = AppError::Unavailable { what: "an answer in time" };
+            Response::from_errors(vec![ServerError::from(error::Coded(&late))])
+        }))
+    }
+
+    fn execute_stream(&self, request: Request, session_data: Option<Arc<Data>>) -> BoxStream<'static, Response> {
+        self.schema.execute_stream_with_session_data(request, session_data.unwrap_or_default()).map(error::with_codes).boxed()
+    }
+}
+
+impl Api {
+    /// The answers to `request`: one for a query or a mutation, any number for a subscription.
+    pub fn stream(&self, request: Request) -> impl Stream<Item = Response> + use<> {
+        self.schema.execute_stream(request).map(error::with_codes)
+    }
+}
+
+/// Who asks; an authorization that was refused is refused here, field by field, so that logging in stays possible.
+fn viewer(ctx: &Context<'_>) -> async_graphql::Result<Viewer> {
+    match ctx.data_opt::<Requester>().map(|requester| &requester.viewer) {
+        None => Ok(Viewer::Anonymous),
+        Some(Ok(viewer)) => Ok(*viewer),
+        Some(Err(error)) => Err(error::Coded(error).into()),
+    }
+}
+
+fn origin(ctx: &Context<'_>) -> Origin {
+    ctx.data_opt::<Requester>().map(|requester| requester.origin.clone()).unwrap_or_default()
+}
+
+fn services<'a>(ctx: &Context<'a>) -> &'a Services {
+    ctx.data_unchecked()
+}
+
+/// Reads an id of the right type; any other text is a thing that does not exist.
+fn id<T: Identified>(text: &str) -> Result<Id<T>, AppError> {
+    Id::parse(text).ok_or(AppError::NotFound { what: T::NOUN })
+}

@@ -1,0 +1,49 @@
+//! The door for people: authorise, validate, then one transaction with the row, the task and their messages.
+
+pub mod accounts;
+pub mod containers;
+pub mod seed;
+pub mod tasks;
+
+use crate::{
+    auth::Auth,
+    domain::{Id, Keyring, id::User, policy::Viewer, value::IdempotencyKey},
+    error::{AppError, InField as _},
+    store::{Store, Tx, tasks::Model},
+};
+
+/// What every service works with.
+#[derive(Clone)]
+pub struct Services {
+    pub store: Store,
+    pub auth: Auth,
+    pub keyring: Keyring,
+}
+
+/// The signed-in person, or the error that asks for signing in.
+pub fn signed_in(viewer: Viewer) -> Result<Id<User>, AppError> {
+    viewer.user().ok_or(AppError::Unauthenticated("log in first"))
+}
+
+fn idempotency_key(key: Option<&str>) -> Result<Option<IdempotencyKey>, AppError> {
+    key.map(IdempotencyKey::parse).transpose().in_field("idempotencyKey")
+}
+
+/// The task an earlier request with the same key enqueued.
+///
+/// # Errors
+/// A conflict when that request asked for another kind of thing.
+async fn replayed(
+    tx: &Tx<'_>,
+    owner: Id<User>,
+    key: Option<&IdempotencyKey>,
+    kind: &'static str,
+) -> Result<Option<Model>, AppError> {
+    let Some(key) = key else { return Ok(None) };
+    match crate::store::tasks::by_idempotency_key(tx, owner, key).await? {
+        Some(task) if task.kind != kind => Err(REUSED),
+        earlier => Ok(earlier),
+    }
+}
+
+const REUSED: AppError = AppError::Conflict("this idempotency key was used for a different request");

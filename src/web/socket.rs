@@ -1,0 +1,89 @@
+//! One WebSocket: graphql-transport-ws, or the legacy graphql-ws.
+
+use std::{io, time::Duration};
+
+use async_graphql::{
+    Data,
+    http::{WebSocket, WebSocketProtocols, WsMessage},
+};
+use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
+use poem::web::websocket::{CloseCode, Message, WebSocketStream};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::Web;
+use crate::{graphql::Requester, store::sessions::Origin};
+
+/// Pause between pings; a peer that is silent for [`SILENCE`] is gone.
+const PING: Duration = Duration::from_secs(20);
+const SILENCE: Duration = Duration::from_secs(65);
+/// Longest wait for a peer to take a message: a slow one is cut off, and reads its state again when it returns.
+const WRITE: Duration = Duration::from_secs(10);
+/// Messages read ahead.
+const AHEAD: usize = 16;
+
+/// Talks until the peer leaves, falls silent, or the server stops.
+pub async fn serve(stream: WebSocketStream, web: Web, protocol: WebSocketProtocols, origin: Origin) {
+    let (sink, source) = stream.split();
+    if let Err(error) = talk(sink, source, web, protocol, origin).await {
+        tracing::debug!(%error, "a socket has ended");
+    }
+}
+
+async fn talk(
+    mut sink: impl Sink<Message, Error = io::Error> + Unpin,
+    mut source: impl Stream<Item = io::Result<Message>> + Unpin,
+    web: Web,
+    protocol: WebSocketProtocols,
+    origin: Origin,
+) -> io::Result<()> {
+    let (incoming, received) = tokio::sync::mpsc::channel::<Vec<u8>>(AHEAD);
+    let stop = web.stop.clone();
+    let clock = web.store.clock.clone();
+    let init = async move |payload: serde_json::Value| {
+        let authorization = payload.get("authorization").or_else(|| payload.get("Authorization"));
+        let viewer = web.auth.viewer(&web.store, authorization.and_then(serde_json::Value::as_str)).await;
+        let mut data = Data::default();
+        data.insert(Requester { viewer, origin });
+        Ok(data)
+    };
+    let messages = WebSocket::new(web.api, ReceiverStream::new(received), protocol).on_connection_init(init);
+    let mut messages = std::pin::pin!(messages);
+    let mut heard_at = clock.now();
+    loop {
+        tokio::select! {
+            message = messages.next() => match message {
+                Some(WsMessage::Text(text)) => send(&mut sink, Message::text(text)).await?,
+                Some(WsMessage::Close(code, reason)) => return send(&mut sink, Message::close_with(code, reason)).await,
+                None => return send(&mut sink, Message::close()).await,
+            },
+            message = source.next() => {
+                heard_at = clock.now();
+                match message.transpose()? {
+                    None | Some(Message::Close(_)) => return Ok(()),
+                    Some(Message::Text(text)) => hand_in(&incoming, text.into_bytes())?,
+                    Some(Message::Binary(bytes)) => hand_in(&incoming, bytes)?,
+                    Some(Message::Ping(_) | Message::Pong(_)) => {}
+                }
+            }
+            () = clock.sleep(PING) => {
+                if (clock.now() - heard_at).to_std().unwrap_or_default() > SILENCE {
+                    return Ok(());
+                }
+                send(&mut sink, Message::ping(Vec::new())).await?;
+            }
+            () = stop.cancelled() => {
+                let reason = "the server is restarting, connect again";
+                return send(&mut sink, Message::close_with(CloseCode::Away, reason)).await;
+            }
+        }
+    }
+}
+
+/// Gives a message to the protocol; one that does not keep up with its own peer ends the socket.
+fn hand_in(incoming: &tokio::sync::mpsc::Sender<Vec<u8>>, message: Vec<u8>) -> io::Result<()> {
+    incoming.try_send(message).map_err(|_| io::Error::other("too many messages at once"))
+}
+
+async fn send(sink: &mut (impl Sink<Message, Error = io::Error> + Unpin), message: Message) -> io::Result<()> {
+    tokio::time::timeout(WRITE, sink.send(message)).await.map_err(|_| io::Error::other("the peer does not read"))?
+}
