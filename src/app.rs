@@ -36,7 +36,11 @@ pub struct Seams {
 
 impl Default for Seams {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), entropy: Arc::new(Entropy::from_os()), providers: None }
+        Self {
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(Entropy::from_os()),
+            providers: None,
+        }
     }
 }
 
@@ -72,7 +76,10 @@ pub enum StartError {
     #[error(transparent)]
     Provider(#[from] ProviderError),
     #[error("PORT: {address} cannot be listened on, {error}")]
-    Port { address: SocketAddr, error: io::Error },
+    Port {
+        address: SocketAddr,
+        error: io::Error,
+    },
     #[error("{path} cannot be used, {error}")]
     File { path: String, error: io::Error },
     #[error("{0}")]
@@ -104,25 +111,43 @@ impl App {
     pub async fn start(settings: &Settings, seams: Seams, role: Role) -> Result<Self, StartError> {
         if role != Role::WebAndWorker && settings.redis_url.is_none() {
             let problem = "needed when web and worker are separate processes, so that they hear of each other".to_owned();
-            return Err(ConfigError::Missing { key: "REDIS_URL", problem }.into());
+            return Err(ConfigError::Missing {
+                key: "REDIS_URL",
+                problem,
+            }
+            .into());
         }
         let keyring = Keyring::new(secret_key(settings)?.expose());
         // The port first: the likeliest thing to be wrong, and nothing has been touched yet.
         let bound = match role.serves() {
             true => {
                 let address = SocketAddr::new(settings.host, settings.port);
-                Some(web::bind(address).await.map_err(|error| StartError::Port { address, error })?)
+                Some(
+                    web::bind(address)
+                        .await
+                        .map_err(|error| StartError::Port { address, error })?,
+                )
             }
             false => None,
         };
         let db = connection::open(settings).await?;
-        connection::migrate(&db).await.map_err(StartError::Migration)?;
+        connection::migrate(&db)
+            .await
+            .map_err(StartError::Migration)?;
         let (store, posted) = Store::new(db, Arc::clone(&seams.clock), Arc::clone(&seams.entropy));
         let auth = Auth::new(&keyring, settings.access_token, settings.refresh_token);
-        let services = Services { store: store.clone(), auth: auth.clone(), keyring: keyring.clone() };
+        let services = Services {
+            store: store.clone(),
+            auth: auth.clone(),
+            keyring: keyring.clone(),
+        };
         let seeded = services.seed(settings).await?;
         let (queue, bus) = transports(settings)?;
-        let dispatcher = Dispatcher { store: store.clone(), queue: Arc::clone(&queue), bus: Arc::clone(&bus) };
+        let dispatcher = Dispatcher {
+            store: store.clone(),
+            queue: Arc::clone(&queue),
+            bus: Arc::clone(&bus),
+        };
         let mut app = Self {
             store: store.clone(),
             services: services.clone(),
@@ -136,7 +161,8 @@ impl App {
             background: TaskTracker::new(),
             server: None,
         };
-        app.background.spawn(dispatcher.clone().run(posted, app.relay.clone()));
+        app.background
+            .spawn(dispatcher.clone().run(posted, app.relay.clone()));
         if role.works() {
             let providers = match seams.providers {
                 Some(providers) => providers,
@@ -146,24 +172,55 @@ impl App {
         }
         if let Some(bound) = bound {
             let api = Api::new(services, Arc::clone(&bus), settings.request);
-            let web = Web { api, auth, store, bus, stop: app.intake.clone() };
+            let web = Web {
+                api,
+                auth,
+                store,
+                bus,
+                stop: app.intake.clone(),
+            };
             app.server = Some(tokio::spawn(web.serve(bound)));
         }
         Ok(app)
     }
 
-    fn start_worker(&mut self, settings: &Settings, dispatcher: Dispatcher, providers: Providers, keyring: Keyring) {
-        let outside = Outside { providers: providers.clone(), keyring, publish_address: settings.publish_address };
+    fn start_worker(
+        &mut self,
+        settings: &Settings,
+        dispatcher: Dispatcher,
+        providers: Providers,
+        keyring: Keyring,
+    ) {
+        let outside = Outside {
+            providers: providers.clone(),
+            keyring,
+            publish_address: settings.publish_address,
+        };
         let (store, stop) = (dispatcher.store.clone(), self.intake.clone());
-        let worker_settings =
-            WorkerSettings { concurrency: settings.worker_concurrency, lease: settings.lease, drain: settings.drain };
+        let worker_settings = WorkerSettings {
+            concurrency: settings.worker_concurrency,
+            lease: settings.lease,
+            drain: settings.drain,
+        };
         let (queue, bus) = (Arc::clone(&dispatcher.queue), Arc::clone(&dispatcher.bus));
-        let worker = Arc::new(Worker::new(store.clone(), queue, bus, tasks::registry(&outside), worker_settings));
+        let worker = Arc::new(Worker::new(
+            store.clone(),
+            queue,
+            bus,
+            tasks::registry(&outside),
+            worker_settings,
+        ));
         let me = worker.id;
         self.frontline.spawn(worker.run(stop.clone()));
-        self.frontline.spawn(engines::reap(store.clone(), providers.clone(), stop.clone()));
-        self.background.spawn(engines::hear(store, providers.clone(), self.relay.clone()));
-        self.background.spawn(sweep::run(dispatcher, me, self.relay.clone()));
+        self.frontline.spawn(engines::reap(
+            store.clone(),
+            providers.clone(),
+            stop.clone(),
+        ));
+        self.background
+            .spawn(engines::hear(store, providers.clone(), self.relay.clone()));
+        self.background
+            .spawn(sweep::run(dispatcher, me, self.relay.clone()));
         self.providers = Some(providers);
     }
 
@@ -193,11 +250,20 @@ impl App {
 
 fn transports(settings: &Settings) -> Result<(Arc<dyn TaskQueue>, Arc<dyn EventBus>), StartError> {
     let Some(url) = &settings.redis_url else {
-        return Ok((Arc::new(MemoryQueue::default()), Arc::new(MemoryBus::default())));
+        return Ok((
+            Arc::new(MemoryQueue::default()),
+            Arc::new(MemoryBus::default()),
+        ));
     };
-    let (prefix, commands) = (&settings.redis_prefix, crate::redis::pool(url, REDIS_CONNECTIONS)?);
+    let (prefix, commands) = (
+        &settings.redis_prefix,
+        crate::redis::pool(url, REDIS_CONNECTIONS)?,
+    );
     let queue = RedisQueue::new(url, prefix, commands.clone())?;
-    Ok((Arc::new(queue), Arc::new(RedisBus::new(url, prefix, commands)?)))
+    Ok((
+        Arc::new(queue),
+        Arc::new(RedisBus::new(url, prefix, commands)?),
+    ))
 }
 
 /// The deployment's secret: the configured one, or for an embedded start one kept in the data directory.
@@ -208,14 +274,25 @@ fn secret_key(settings: &Settings) -> Result<Secret, StartError> {
     if let Database::Postgres(_) = settings.database {
         let problem = "needed with PostgreSQL, so that every process signs alike; 32 characters or more, \
             such as the output of: openssl rand -hex 32";
-        return Err(ConfigError::Missing { key: "SECRET_KEY", problem: problem.to_owned() }.into());
+        return Err(ConfigError::Missing {
+            key: "SECRET_KEY",
+            problem: problem.to_owned(),
+        }
+        .into());
     }
     let path = settings.data_dir.join("secret.key");
-    let refuse = |error| StartError::File { path: path.display().to_string(), error };
+    let refuse = |error| StartError::File {
+        path: path.display().to_string(),
+        error,
+    };
     std::fs::create_dir_all(&settings.data_dir).map_err(refuse)?;
     match std::fs::read_to_string(&path) {
         Ok(key) if key.trim().len() >= 32 => return Ok(Secret::new(key.trim().to_owned())),
-        Ok(_) => return Err(refuse(io::Error::other("it is too short; remove it to get a new one"))),
+        Ok(_) => {
+            return Err(refuse(io::Error::other(
+                "it is too short; remove it to get a new one",
+            )));
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(refuse(error)),
     }

@@ -35,15 +35,24 @@ fn is_outage(error: &sea_orm::DbErr) -> bool {
     use sea_orm::{DbErr, RuntimeErr, SqlxError};
     match error {
         DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
-        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => match &**error {
-            SqlxError::Io(_) | SqlxError::Tls(_) | SqlxError::PoolTimedOut | SqlxError::PoolClosed | SqlxError::WorkerCrashed => true,
-            // PostgreSQL's classes 08 (connection exception) and 57P (operator intervention: shutdown, crash, starting up);
-            // 53300 is too many connections. SQLite's 5 is a database that stayed locked.
-            SqlxError::Database(error) => error
-                .code()
-                .is_some_and(|code| code.starts_with("08") || code.starts_with("57P") || code == "53300" || code == "5"),
-            _ => false,
-        },
+        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {
+            match &**error {
+                SqlxError::Io(_)
+                | SqlxError::Tls(_)
+                | SqlxError::PoolTimedOut
+                | SqlxError::PoolClosed
+                | SqlxError::WorkerCrashed => true,
+                // PostgreSQL's classes 08 (connection exception) and 57P (operator intervention: shutdown, crash, starting up);
+                // 53300 is too many connections. SQLite's 5 is a database that stayed locked.
+                SqlxError::Database(error) => error.code().is_some_and(|code| {
+                    code.starts_with("08")
+                        || code.starts_with("57P")
+                        || code == "53300"
+                        || code == "5"
+                }),
+                _ => false,
+            }
+        }
         _ => false,
     }
 }
@@ -116,7 +125,9 @@ impl From<StoreError> for AppError {
             StoreError::Illegal(error) => Self::Illegal(error),
             error if error.is_outage() => {
                 tracing::warn!(%error, "the database is not available");
-                Self::Unavailable { what: "the database" }
+                Self::Unavailable {
+                    what: "the database",
+                }
             }
             error => Self::internal(error),
         }

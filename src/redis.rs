@@ -47,7 +47,9 @@ pub fn pool(url: &Secret, size: usize) -> Result<Pool, TransportError> {
 
 /// A client for blocking commands, which would hold up the others.
 pub fn blocking(url: &Secret) -> Result<Client, TransportError> {
-    let client = builder(url)?.with_performance_config(|p| p.default_command_timeout = Duration::ZERO).build()?;
+    let client = builder(url)?
+        .with_performance_config(|p| p.default_command_timeout = Duration::ZERO)
+        .build()?;
     client.connect();
     Ok(client)
 }

@@ -1,1 +1,18 @@
-fn main(){}
+//! The service from outside, one folder or file a theme. `tests/run.sh` runs them all.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it should be"
+)]
+
+mod harness;
+
+mod accounts;
+mod architecture;
+mod containers;
+mod docker;
+mod live;
+mod processes;
+mod protocol;
+mod providers;
+mod queue;
+mod schema;

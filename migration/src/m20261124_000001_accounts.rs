@@ -47,7 +47,14 @@ impl MigrationTrait for Migration {
             )
             .await?;
         manager
-            .create_index(Index::create().name("session_owner").table("session").col("owner_id").col("id").to_owned())
+            .create_index(
+                Index::create()
+                    .name("session_owner")
+                    .table("session")
+                    .col("owner_id")
+                    .col("id")
+                    .to_owned(),
+            )
             .await?;
         // A token stays here after its use, so that a second use is recognised and ends the family.
         manager
@@ -70,14 +77,20 @@ impl MigrationTrait for Migration {
             .await?;
         manager
             .create_index(
-                Index::create().name("refresh_token_session").table("refresh_token").col("session_id").to_owned(),
+                Index::create()
+                    .name("refresh_token_session")
+                    .table("refresh_token")
+                    .col("session_id")
+                    .to_owned(),
             )
             .await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         for table in ["refresh_token", "session", "account"] {
-            manager.drop_table(Table::drop().table(table).to_owned()).await?;
+            manager
+                .drop_table(Table::drop().table(table).to_owned())
+                .await?;
         }
         Ok(())
     }

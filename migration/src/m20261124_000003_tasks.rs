@@ -8,7 +8,10 @@ pub struct Migration;
 /// Indexes over the few rows that can still run; the finished ones stay out of them.
 const PARTIAL_INDEXES: [(&str, &str); 4] = [
     ("task_due", "ON task (run_at) WHERE state = 'queued'"),
-    ("task_leased", "ON task (lease_until) WHERE state = 'running'"),
+    (
+        "task_leased",
+        "ON task (lease_until) WHERE state = 'running'",
+    ),
     ("task_parked", "ON task (run_at) WHERE state = 'waiting'"),
     ("task_wake_on", "ON task (wake_on) WHERE state = 'waiting'"),
 ];
@@ -18,13 +21,29 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         manager.create_table(task()).await?;
         for (name, over) in PARTIAL_INDEXES {
-            manager.get_connection().execute_unprepared(&format!("CREATE INDEX {name} {over}")).await?;
+            manager
+                .get_connection()
+                .execute_unprepared(&format!("CREATE INDEX {name} {over}"))
+                .await?;
         }
         manager
-            .create_index(Index::create().name("task_owner").table("task").col("owner_id").col("id").to_owned())
+            .create_index(
+                Index::create()
+                    .name("task_owner")
+                    .table("task")
+                    .col("owner_id")
+                    .col("id")
+                    .to_owned(),
+            )
             .await?;
         manager
-            .create_index(Index::create().name("task_subject").table("task").col("subject_id").to_owned())
+            .create_index(
+                Index::create()
+                    .name("task_subject")
+                    .table("task")
+                    .col("subject_id")
+                    .to_owned(),
+            )
             .await?;
         manager
             .create_index(
@@ -57,7 +76,14 @@ impl MigrationTrait for Migration {
             )
             .await?;
         manager
-            .create_index(Index::create().name("task_log_task").table("task_log").col("task_id").col("id").to_owned())
+            .create_index(
+                Index::create()
+                    .name("task_log_task")
+                    .table("task_log")
+                    .col("task_id")
+                    .col("id")
+                    .to_owned(),
+            )
             .await?;
         manager
             .create_table(
@@ -84,7 +110,9 @@ impl MigrationTrait for Migration {
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         for table in ["leadership", "outbox", "task_log", "task"] {
-            manager.drop_table(Table::drop().table(table).to_owned()).await?;
+            manager
+                .drop_table(Table::drop().table(table).to_owned())
+                .await?;
         }
         Ok(())
     }

@@ -29,20 +29,39 @@ impl MigrationTrait for Migration {
                     .col(timestamp_with_time_zone("updated_at"))
                     .col(timestamp_with_time_zone_null("running_at"))
                     .col(timestamp_with_time_zone_null("ended_at"))
-                    .foreign_key(ForeignKey::create().from("container", "app_id").to("app", "id"))
-                    .foreign_key(ForeignKey::create().from("container", "region_id").to("region", "id"))
-                    .foreign_key(ForeignKey::create().from("container", "owner_id").to("account", "id"))
+                    .foreign_key(
+                        ForeignKey::create()
+                            .from("container", "app_id")
+                            .to("app", "id"),
+                    )
+                    .foreign_key(
+                        ForeignKey::create()
+                            .from("container", "region_id")
+                            .to("region", "id"),
+                    )
+                    .foreign_key(
+                        ForeignKey::create()
+                            .from("container", "owner_id")
+                            .to("account", "id"),
+                    )
                     .to_owned(),
             )
             .await?;
         manager
             .create_index(
-                Index::create().name("container_owner").table("container").col("owner_id").col("id").to_owned(),
+                Index::create()
+                    .name("container_owner")
+                    .table("container")
+                    .col("owner_id")
+                    .col("id")
+                    .to_owned(),
             )
             .await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        manager.drop_table(Table::drop().table("container").to_owned()).await
+        manager
+            .drop_table(Table::drop().table("container").to_owned())
+            .await
     }
 }

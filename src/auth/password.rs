@@ -1,6 +1,9 @@
 //! Passwords: argon2id, hashed off the async threads and only a few at once.
 
-use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, PasswordVerifier as _, Version, password_hash::phc::PasswordHash};
+use argon2::{
+    Algorithm, Argon2, Params, PasswordHasher as _, PasswordVerifier as _, Version,
+    password_hash::phc::PasswordHash,
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tokio::sync::Semaphore;
 
@@ -22,13 +25,18 @@ pub struct Passwords {
 
 impl Default for Passwords {
     fn default() -> Self {
-        Self { turns: Semaphore::new(AT_ONCE) }
+        Self {
+            turns: Semaphore::new(AT_ONCE),
+        }
     }
 }
 
 fn argon2id() -> Argon2<'static> {
     let (memory, passes, lanes) = COST;
-    #[expect(clippy::expect_used, reason = "the three constants are within argon2's bounds, which a test shows")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the three constants are within argon2's bounds, which a test shows"
+    )]
     let params = Params::new(memory, passes, lanes, None).expect("valid cost");
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
 }
@@ -38,9 +46,10 @@ impl Passwords {
     pub async fn hash(&self, password: &NewPassword) -> Result<String, AppError> {
         let password = password.as_str().to_owned();
         self.aside(move || {
-            argon2id().hash_password(password.as_bytes()).map(|hash: PasswordHash| hash.to_string()).map_err(|error| {
-                AppError::internal(std::io::Error::other(error.to_string()))
-            })
+            argon2id()
+                .hash_password(password.as_bytes())
+                .map(|hash: PasswordHash| hash.to_string())
+                .map_err(|error| AppError::internal(std::io::Error::other(error.to_string())))
         })
         .await?
     }
@@ -50,7 +59,9 @@ impl Passwords {
     pub async fn is_right(&self, password: &str, hash: Option<String>) -> Result<bool, AppError> {
         let password = password.to_owned();
         self.aside(move || match hash.as_deref().map(PasswordHash::new) {
-            Some(Ok(hash)) => argon2id().verify_password(password.as_bytes(), &hash).is_ok(),
+            Some(Ok(hash)) => argon2id()
+                .verify_password(password.as_bytes(), &hash)
+                .is_ok(),
             None | Some(Err(_)) => {
                 let _: Result<PasswordHash, _> = argon2id().hash_password(password.as_bytes());
                 false
@@ -59,9 +70,14 @@ impl Passwords {
         .await
     }
 
-    async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, AppError> {
+    async fn aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, AppError> {
         let _turn = self.turns.acquire().await.map_err(AppError::internal)?;
-        tokio::task::spawn_blocking(work).await.map_err(AppError::internal)
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(AppError::internal)
     }
 }
 
@@ -79,10 +95,33 @@ mod tests {
         let passwords = Passwords::default();
         let chosen = NewPassword::parse("correct horse battery").unwrap();
         let hash = passwords.hash(&chosen).await.unwrap();
-        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
-        assert!(passwords.is_right("correct horse battery", Some(hash.clone())).await.unwrap());
-        assert!(!passwords.is_right("correct horse batterx", Some(hash)).await.unwrap());
-        assert!(!passwords.is_right("correct horse battery", None).await.unwrap());
-        assert!(!passwords.is_right("x", Some("no hash".to_owned())).await.unwrap());
+        assert!(
+            hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
+            "{hash}"
+        );
+        assert!(
+            passwords
+                .is_right("correct horse battery", Some(hash.clone()))
+                .await
+                .unwrap()
+        );
+        assert!(
+            !passwords
+                .is_right("correct horse batterx", Some(hash))
+                .await
+                .unwrap()
+        );
+        assert!(
+            !passwords
+                .is_right("correct horse battery", None)
+                .await
+                .unwrap()
+        );
+        assert!(
+            !passwords
+                .is_right("x", Some("no hash".to_owned()))
+                .await
+                .unwrap()
+        );
     }
 }

@@ -55,11 +55,21 @@ impl AccessTokens {
         validation.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);
         // The library would ask the machine's clock; `verify` asks ours.
         validation.validate_exp = false;
-        Self { signing: EncodingKey::from_secret(key), checking: DecodingKey::from_secret(key), validation, life }
+        Self {
+            signing: EncodingKey::from_secret(key),
+            checking: DecodingKey::from_secret(key),
+            validation,
+            life,
+        }
     }
 
     /// A token for this login, and when it ends.
-    pub fn sign(&self, user: Id<User>, session: Id<Session>, now: DateTime<Utc>) -> Result<(String, DateTime<Utc>), AppError> {
+    pub fn sign(
+        &self,
+        user: Id<User>,
+        session: Id<Session>,
+        now: DateTime<Utc>,
+    ) -> Result<(String, DateTime<Utc>), AppError> {
         let expires = now + self.life;
         let claims = Claims {
             iss: ISSUER.to_owned(),
@@ -69,7 +79,8 @@ impl AccessTokens {
             iat: now.timestamp(),
             exp: expires.timestamp(),
         };
-        let token = encode(&Header::new(Algorithm::HS256), &claims, &self.signing).map_err(AppError::internal)?;
+        let token = encode(&Header::new(Algorithm::HS256), &claims, &self.signing)
+            .map_err(AppError::internal)?;
         Ok((token, expires))
     }
 
@@ -79,7 +90,9 @@ impl AccessTokens {
         if token.len() > LONGEST {
             return Err(WRONG);
         }
-        let claims = decode::<Claims>(token, &self.checking, &self.validation).map_err(|_| WRONG)?.claims;
+        let claims = decode::<Claims>(token, &self.checking, &self.validation)
+            .map_err(|_| WRONG)?
+            .claims;
         if claims.exp <= now.timestamp() {
             return Err(AppError::Unauthenticated("the access token has expired"));
         }
@@ -98,7 +111,10 @@ pub struct RefreshToken {
 impl RefreshToken {
     pub fn generate() -> Self {
         let token = URL_SAFE_NO_PAD.encode(secret_bytes::<32>());
-        Self { hash: Self::hash_of(&token), token }
+        Self {
+            hash: Self::hash_of(&token),
+            token,
+        }
     }
 
     /// The hash a presented token is looked up by. The token is as random as the hash, so a plain SHA-256 will do.
@@ -121,9 +137,23 @@ mod tests {
         let (token, expires) = tokens.sign(user, session, now).unwrap();
         assert_eq!(tokens.verify(&token, now).unwrap().session, session);
         assert!(tokens.verify(&token, expires).is_err());
-        assert!(AccessTokens::new(&[2; 32], Duration::from_secs(900)).verify(&token, now).is_err());
-        for broken in ["", "a.b.c", &token[1..], &format!("{token}x"), &"x".repeat(10_000)] {
-            assert_eq!(tokens.verify(broken, now).err().map(|e| e.code()), Some("UNAUTHENTICATED"), "{broken}");
+        assert!(
+            AccessTokens::new(&[2; 32], Duration::from_secs(900))
+                .verify(&token, now)
+                .is_err()
+        );
+        for broken in [
+            "",
+            "a.b.c",
+            &token[1..],
+            &format!("{token}x"),
+            &"x".repeat(10_000),
+        ] {
+            assert_eq!(
+                tokens.verify(broken, now).err().map(|e| e.code()),
+                Some("UNAUTHENTICATED"),
+                "{broken}"
+            );
         }
         // An unsigned token, as the "none" attack sends it.
         let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", token.split('.').nth(1).unwrap());

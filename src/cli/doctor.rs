@@ -33,19 +33,26 @@ pub async fn run(settings: &Settings) -> ExitCode {
             Finding::Fine(what) => say(&format!("ok     {name:<9} {what}")),
             Finding::Wrong { problem, mend } => {
                 is_well = false;
-                say(&format!("WRONG  {name:<9} {problem}\n                 {mend}"));
+                say(&format!(
+                    "WRONG  {name:<9} {problem}\n                 {mend}"
+                ));
             }
         }
     }
-    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if is_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn secret(settings: &Settings) -> Finding {
     match (&settings.secret_key, &settings.database) {
         (Some(_), _) => Finding::Fine("SECRET_KEY is set".to_owned()),
-        (None, Database::Sqlite(_)) => {
-            Finding::Fine(format!("kept in {}", settings.data_dir.join("secret.key").display()))
-        }
+        (None, Database::Sqlite(_)) => Finding::Fine(format!(
+            "kept in {}",
+            settings.data_dir.join("secret.key").display()
+        )),
         (None, Database::Postgres(_)) => Finding::Wrong {
             problem: "SECRET_KEY is not set".to_owned(),
             mend: "set it, the same for every process, to the output of: openssl rand -hex 32",
@@ -65,15 +72,29 @@ async fn port(settings: &Settings) -> Finding {
 }
 
 async fn database(settings: &Settings) -> Finding {
-    let mend = "check that it runs and that DATABASE_URL or POSTGRES_* name it, its user and password";
+    let mend =
+        "check that it runs and that DATABASE_URL or POSTGRES_* name it, its user and password";
     let db = match connection::open(settings).await {
         Ok(db) => db,
-        Err(error) => return Finding::Wrong { problem: error.to_string(), mend },
+        Err(error) => {
+            return Finding::Wrong {
+                problem: error.to_string(),
+                mend,
+            };
+        }
     };
     match Migrator::get_pending_migrations(&db).await {
-        Ok(pending) if pending.is_empty() => Finding::Fine("answers, its tables are up to date".to_owned()),
-        Ok(pending) => Finding::Fine(format!("answers; the next start applies {} migrations", pending.len())),
-        Err(error) => Finding::Wrong { problem: error.to_string(), mend },
+        Ok(pending) if pending.is_empty() => {
+            Finding::Fine("answers, its tables are up to date".to_owned())
+        }
+        Ok(pending) => Finding::Fine(format!(
+            "answers; the next start applies {} migrations",
+            pending.len()
+        )),
+        Err(error) => Finding::Wrong {
+            problem: error.to_string(),
+            mend,
+        },
     }
 }
 

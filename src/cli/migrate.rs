@@ -6,11 +6,7 @@ use clap::Subcommand;
 use migration::{Migrator, MigratorTrait as _};
 
 use super::say;
-use crate::{
-    app::StartError,
-    config::Settings,
-    store::connection,
-};
+use crate::{app::StartError, config::Settings, store::connection};
 
 #[derive(Subcommand)]
 pub enum Action {
@@ -29,12 +25,23 @@ pub enum Action {
 pub async fn run(settings: &Settings, action: Action) -> Result<ExitCode, StartError> {
     let db = connection::open(settings).await?;
     match action {
-        Action::Up => connection::migrate(&db).await.map_err(StartError::Migration)?,
-        Action::Down { steps } => Migrator::down(&db, Some(steps)).await.map_err(StartError::Migration)?,
+        Action::Up => connection::migrate(&db)
+            .await
+            .map_err(StartError::Migration)?,
+        Action::Down { steps } => Migrator::down(&db, Some(steps))
+            .await
+            .map_err(StartError::Migration)?,
         Action::Status => {}
     }
-    for step in Migrator::get_migration_with_status(&db).await.map_err(StartError::Migration)? {
-        say(&format!("{:<8} {}", step.status().to_string().to_lowercase(), step.name()));
+    for step in Migrator::get_migration_with_status(&db)
+        .await
+        .map_err(StartError::Migration)?
+    {
+        say(&format!(
+            "{:<8} {}",
+            step.status().to_string().to_lowercase(),
+            step.name()
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -23,7 +23,12 @@ struct Arguments {
     #[arg(long = "set", short, value_name = "NAME=VALUE", global = true, value_parser = pair)]
     set: Vec<(String, String)>,
     /// Reads settings from this file, below the environment.
-    #[arg(long, value_name = "FILE", default_value = "docker/.env", global = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "docker/.env",
+        global = true
+    )]
     env_file: PathBuf,
     #[command(subcommand)]
     command: Option<Commands>,
@@ -59,8 +64,13 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 fn settings_help() -> String {
-    let rows = crate::config::KEYS.iter().map(|(name, accepts, what)| format!("  {name:<22} {what}; {accepts}\n"));
-    format!("Settings, from --set, the environment or the env file:\n{}", rows.collect::<String>())
+    let rows = crate::config::KEYS
+        .iter()
+        .map(|(name, accepts, what)| format!("  {name:<22} {what}; {accepts}\n"));
+    format!(
+        "Settings, from --set, the environment or the env file:\n{}",
+        rows.collect::<String>()
+    )
 }
 
 /// Runs the command of this process' arguments.

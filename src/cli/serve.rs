@@ -12,12 +12,18 @@ use crate::{
 };
 
 pub async fn run(settings: &Settings, role: Role) -> Result<ExitCode, StartError> {
-    let refuse = |error| StartError::File { path: "the signal handler".to_owned(), error };
+    let refuse = |error| StartError::File {
+        path: "the signal handler".to_owned(),
+        error,
+    };
     let mut interrupt = signal(SignalKind::interrupt()).map_err(refuse)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(refuse)?;
     let app = App::start(settings, Seams::default(), role).await?;
     say(&banner(settings, &app).await);
-    let mut failure_check = tokio::time::interval_at(tokio::time::Instant::now(), std::time::Duration::from_secs(1));
+    let mut failure_check = tokio::time::interval_at(
+        tokio::time::Instant::now(),
+        std::time::Duration::from_secs(1),
+    );
     loop {
         tokio::select! {
             _ = interrupt.recv() => break,
@@ -43,35 +49,62 @@ async fn banner(settings: &Settings, app: &App) -> String {
         let _ = writeln!(lines, "  {name:<9} {value}");
     };
     if let Some(address) = app.address {
-        let how = if IS_CONSOLE_EMBEDDED { "embedded" } else { "loaded from a CDN" };
+        let how = if IS_CONSOLE_EMBEDDED {
+            "embedded"
+        } else {
+            "loaded from a CDN"
+        };
         line("console", format!("http://{address}/  (GraphiQL, {how})"));
-        line("endpoint", format!("http://{address}/graphql  (WebSocket: ws://{address}/graphql)"));
-        line("health", format!("http://{address}/healthz  http://{address}/readyz"));
+        line(
+            "endpoint",
+            format!("http://{address}/graphql  (WebSocket: ws://{address}/graphql)"),
+        );
+        line(
+            "health",
+            format!("http://{address}/healthz  http://{address}/readyz"),
+        );
     }
-    line("database", match &settings.database {
-        Database::Sqlite(url) => url.clone(),
-        Database::Postgres(url) => url.without_password(),
-    });
-    line("queue", match &settings.redis_url {
-        None => "in this process".to_owned(),
-        Some(url) => match app.bus.ping().await {
-            Ok(()) => url.without_password(),
-            Err(_) => format!("{} is not reachable now; tasks go on at the sweeper's pace", url.without_password()),
+    line(
+        "database",
+        match &settings.database {
+            Database::Sqlite(url) => url.clone(),
+            Database::Postgres(url) => url.without_password(),
         },
-    });
+    );
+    line(
+        "queue",
+        match &settings.redis_url {
+            None => "in this process".to_owned(),
+            Some(url) => match app.bus.ping().await {
+                Ok(()) => url.without_password(),
+                Err(_) => format!(
+                    "{} is not reachable now; tasks go on at the sweeper's pace",
+                    url.without_password()
+                ),
+            },
+        },
+    );
     if let Some(providers) = &app.providers {
         for provider in providers.all() {
-            line("engine", match provider.ping().await {
-                Ok(version) => version,
-                Err(error) => format!("{error}; its tasks are tried again until it answers"),
-            });
+            line(
+                "engine",
+                match provider.ping().await {
+                    Ok(version) => version,
+                    Err(error) => format!("{error}; its tasks are tried again until it answers"),
+                },
+            );
         }
     }
     if let Some(seeded) = &app.seeded {
-        line("admin", match &seeded.generated_password {
-            Some(password) => format!("{}  password {password}  (shown this once)", seeded.email),
-            None => format!("{}  password from ADMIN_PASSWORD", seeded.email),
-        });
+        line(
+            "admin",
+            match &seeded.generated_password {
+                Some(password) => {
+                    format!("{}  password {password}  (shown this once)", seeded.email)
+                }
+                None => format!("{}  password from ADMIN_PASSWORD", seeded.email),
+            },
+        );
     }
     lines.trim_end().to_owned()
 }

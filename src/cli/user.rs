@@ -40,7 +40,9 @@ pub enum Action {
 
 pub async fn run(settings: &Settings, action: Action) -> Result<ExitCode, StartError> {
     let db = connection::open(settings).await?;
-    connection::migrate(&db).await.map_err(StartError::Migration)?;
+    connection::migrate(&db)
+        .await
+        .map_err(StartError::Migration)?;
     let (store, _posted) = Store::new(db, Arc::new(SystemClock), Arc::new(Entropy::from_os()));
     perform(&store, action).await.map_err(StartError::Account)?;
     Ok(ExitCode::SUCCESS)
@@ -48,22 +50,39 @@ pub async fn run(settings: &Settings, action: Action) -> Result<ExitCode, StartE
 
 async fn perform(store: &Store, action: Action) -> Result<(), AppError> {
     let password = generate_password();
-    let hash = Passwords::default().hash(&NewPassword::parse(&password).in_field("password")?).await?;
+    let hash = Passwords::default()
+        .hash(&NewPassword::parse(&password).in_field("password")?)
+        .await?;
     let mut tx = store.begin().await?;
     let account = match action {
         Action::Create { email, name, admin } => {
-            let (email, name) = (Email::parse(&email).in_field("email")?, DisplayName::parse(&name).in_field("name")?);
-            accounts::insert(&mut tx, &email, &name, hash, if admin { Role::Admin } else { Role::User }).await?
+            let (email, name) = (
+                Email::parse(&email).in_field("email")?,
+                DisplayName::parse(&name).in_field("name")?,
+            );
+            accounts::insert(
+                &mut tx,
+                &email,
+                &name,
+                hash,
+                if admin { Role::Admin } else { Role::User },
+            )
+            .await?
         }
         Action::ResetPassword { email } => {
             let email = Email::parse(&email).in_field("email")?;
-            let account = accounts::unscoped_by_email(&tx, &email).await?.ok_or(AppError::NotFound { what: "account" })?;
+            let account = accounts::unscoped_by_email(&tx, &email)
+                .await?
+                .ok_or(AppError::NotFound { what: "account" })?;
             accounts::set_password_hash(&mut tx, account.id(), hash).await?;
             sessions::end_all(&mut tx, account.id(), "password_reset").await?;
             account
         }
     };
     tx.commit().await?;
-    say(&format!("{} ({})  password {password}  (shown this once)", account.email, account.role));
+    say(&format!(
+        "{} ({})  password {password}  (shown this once)",
+        account.email, account.role
+    ));
     Ok(())
 }

@@ -13,41 +13,149 @@ use url::Url;
 
 /// Every setting: its name, what it accepts with the default in brackets, and what it does.
 pub const KEYS: &[(&str, &str, &str)] = &[
-    ("HOST", "an IP address [127.0.0.1]", "address the web server listens on"),
-    ("PORT", "0 to 65535 [7730]", "port the web server listens on; 0 takes a free one"),
-    ("DATA_DIR", "a folder [.data]", "SQLite file and generated key of an embedded start"),
-    ("DATABASE_URL", "postgres://… or sqlite://… [SQLite in DATA_DIR]", "the database"),
-    ("POSTGRES_HOST", "a host name", "with POSTGRES_DB, instead of DATABASE_URL"),
-    ("POSTGRES_PORT", "1 to 65535 [5432]", "port of POSTGRES_HOST"),
-    ("POSTGRES_DB", "a name [postgres]", "database on POSTGRES_HOST"),
-    ("POSTGRES_USER", "a name [postgres]", "user on POSTGRES_HOST"),
+    (
+        "HOST",
+        "an IP address [127.0.0.1]",
+        "address the web server listens on",
+    ),
+    (
+        "PORT",
+        "0 to 65535 [7730]",
+        "port the web server listens on; 0 takes a free one",
+    ),
+    (
+        "DATA_DIR",
+        "a folder [.data]",
+        "SQLite file and generated key of an embedded start",
+    ),
+    (
+        "DATABASE_URL",
+        "postgres://… or sqlite://… [SQLite in DATA_DIR]",
+        "the database",
+    ),
+    (
+        "POSTGRES_HOST",
+        "a host name",
+        "with POSTGRES_DB, instead of DATABASE_URL",
+    ),
+    (
+        "POSTGRES_PORT",
+        "1 to 65535 [5432]",
+        "port of POSTGRES_HOST",
+    ),
+    (
+        "POSTGRES_DB",
+        "a name [postgres]",
+        "database on POSTGRES_HOST",
+    ),
+    (
+        "POSTGRES_USER",
+        "a name [postgres]",
+        "user on POSTGRES_HOST",
+    ),
     ("POSTGRES_PASSWORD", "text", "password on POSTGRES_HOST"),
-    ("DATABASE_CONNECTIONS", "1 to 500 [10]", "most connections of one process"),
-    ("REDIS_URL", "redis://… or rediss://… [in-process queue]", "queue and events between processes"),
-    ("REDIS_PREFIX", "text [main-webserver]", "in front of every key and channel in Redis"),
-    ("SECRET_KEY", "32 characters or more [generated in DATA_DIR]", "signs access tokens, derives containers' keys"),
-    ("ADMIN_EMAIL", "an e-mail address [admin@localhost]", "administrator made on an empty database"),
-    ("ADMIN_PASSWORD", "12 to 256 characters [generated, printed once]", "that administrator's password"),
-    ("ACCESS_TOKEN_SECONDS", "10 to 86400 [900]", "life of an access token"),
-    ("REFRESH_TOKEN_DAYS", "1 to 365 [30]", "life of an unused refresh token"),
-    ("PROVIDER", "auto, docker or simulated [auto]", "container engine; auto takes Docker when its socket answers"),
-    ("DOCKER_HOST", "unix://… or tcp://… [unix:///var/run/docker.sock]", "the Docker engine"),
-    ("PUBLISH_ADDRESS", "an IP address [127.0.0.1]", "address containers' ports are published on"),
-    ("WORKER_CONCURRENCY", "1 to 1000 [16]", "tasks one worker runs at once"),
-    ("LEASE_SECONDS", "1 to 3600 [30]", "how long a silent worker keeps its tasks"),
-    ("DRAIN_SECONDS", "0 to 3600 [20]", "how long a stopping worker lets its tasks finish"),
-    ("REQUEST_SECONDS", "1 to 3600 [30]", "longest time of one request"),
-    ("LOG", "a tracing filter [info]", "what is logged, such as info,main_webserver=debug"),
-    ("LOG_FORMAT", "pretty or json [pretty]", "form of the log on standard error"),
+    (
+        "DATABASE_CONNECTIONS",
+        "1 to 500 [10]",
+        "most connections of one process",
+    ),
+    (
+        "REDIS_URL",
+        "redis://… or rediss://… [in-process queue]",
+        "queue and events between processes",
+    ),
+    (
+        "REDIS_PREFIX",
+        "text [main-webserver]",
+        "in front of every key and channel in Redis",
+    ),
+    (
+        "SECRET_KEY",
+        "32 characters or more [generated in DATA_DIR]",
+        "signs access tokens, derives containers' keys",
+    ),
+    (
+        "ADMIN_EMAIL",
+        "an e-mail address [admin@localhost]",
+        "administrator made on an empty database",
+    ),
+    (
+        "ADMIN_PASSWORD",
+        "12 to 256 characters [generated, printed once]",
+        "that administrator's password",
+    ),
+    (
+        "ACCESS_TOKEN_SECONDS",
+        "10 to 86400 [900]",
+        "life of an access token",
+    ),
+    (
+        "REFRESH_TOKEN_DAYS",
+        "1 to 365 [30]",
+        "life of an unused refresh token",
+    ),
+    (
+        "PROVIDER",
+        "auto, docker or simulated [auto]",
+        "container engine; auto takes Docker when its socket answers",
+    ),
+    (
+        "DOCKER_HOST",
+        "unix://… or tcp://… [unix:///var/run/docker.sock]",
+        "the Docker engine",
+    ),
+    (
+        "PUBLISH_ADDRESS",
+        "an IP address [127.0.0.1]",
+        "address containers' ports are published on",
+    ),
+    (
+        "WORKER_CONCURRENCY",
+        "1 to 1000 [16]",
+        "tasks one worker runs at once",
+    ),
+    (
+        "LEASE_SECONDS",
+        "1 to 3600 [30]",
+        "how long a silent worker keeps its tasks",
+    ),
+    (
+        "DRAIN_SECONDS",
+        "0 to 3600 [20]",
+        "how long a stopping worker lets its tasks finish",
+    ),
+    (
+        "REQUEST_SECONDS",
+        "1 to 3600 [30]",
+        "longest time of one request",
+    ),
+    (
+        "LOG",
+        "a tracing filter [info]",
+        "what is logged, such as info,main_webserver=debug",
+    ),
+    (
+        "LOG_FORMAT",
+        "pretty or json [pretty]",
+        "form of the log on standard error",
+    ),
 ];
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{key}: {problem} (from {origin}); {accepts} is expected")]
-    Value { key: &'static str, problem: String, origin: &'static str, accepts: &'static str },
+    Value {
+        key: &'static str,
+        problem: String,
+        origin: &'static str,
+        accepts: &'static str,
+    },
     #[error("{key}: no such setting{}", .nearest.map(|name| format!("; did you mean {name}?")).unwrap_or_default())]
-    UnknownKey { key: String, nearest: Option<&'static str> },
+    UnknownKey {
+        key: String,
+        nearest: Option<&'static str>,
+    },
     #[error("{key}: {problem}")]
     Missing { key: &'static str, problem: String },
     #[error("{path}: {problem}")]
@@ -108,7 +216,11 @@ impl Settings {
     /// Reads every setting from `sources`.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         sources.refuse_unknown()?;
-        let data_dir = PathBuf::from(sources.text("DATA_DIR").unwrap_or_else(|| ".data".to_owned()));
+        let data_dir = PathBuf::from(
+            sources
+                .text("DATA_DIR")
+                .unwrap_or_else(|| ".data".to_owned()),
+        );
         let settings = Self {
             host: sources.parse("HOST", "127.0.0.1")?,
             port: sources.parse("PORT", "7730")?,
@@ -116,12 +228,20 @@ impl Settings {
             data_dir,
             database_connections: sources.number("DATABASE_CONNECTIONS", 10, 1..=500)?,
             redis_url: redis_url(sources)?,
-            redis_prefix: sources.text("REDIS_PREFIX").unwrap_or_else(|| "main-webserver".to_owned()),
+            redis_prefix: sources
+                .text("REDIS_PREFIX")
+                .unwrap_or_else(|| "main-webserver".to_owned()),
             secret_key: secret_key(sources)?,
             admin_email: email(sources)?,
             admin_password: admin_password(sources)?,
-            access_token: Duration::from_secs(sources.number("ACCESS_TOKEN_SECONDS", 900, 10..=86_400)?),
-            refresh_token: Duration::from_secs(sources.number("REFRESH_TOKEN_DAYS", 30_u64, 1..=365)? * 86_400),
+            access_token: Duration::from_secs(sources.number(
+                "ACCESS_TOKEN_SECONDS",
+                900,
+                10..=86_400,
+            )?),
+            refresh_token: Duration::from_secs(
+                sources.number("REFRESH_TOKEN_DAYS", 30_u64, 1..=365)? * 86_400,
+            ),
             provider: sources.one_of(
                 "PROVIDER",
                 &[
@@ -137,8 +257,10 @@ impl Settings {
             drain: Duration::from_secs(sources.number("DRAIN_SECONDS", 20, 0..=3600)?),
             request: Duration::from_secs(sources.number("REQUEST_SECONDS", 30, 1..=3600)?),
             log: sources.text("LOG").unwrap_or_else(|| "info".to_owned()),
-            log_format: sources
-                .one_of("LOG_FORMAT", &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)])?,
+            log_format: sources.one_of(
+                "LOG_FORMAT",
+                &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)],
+            )?,
         };
         if let Err(error) = tracing_subscriber::EnvFilter::from_str(&settings.log) {
             return Err(sources.refuse("LOG", error.to_string()));
@@ -163,7 +285,10 @@ fn database(sources: &Sources, data_dir: &std::path::Path) -> Result<Database, C
         };
     }
     let Some(host) = sources.text("POSTGRES_HOST") else {
-        return Ok(Database::Sqlite(format!("sqlite://{}/main-webserver.sqlite3", data_dir.display())));
+        return Ok(Database::Sqlite(format!(
+            "sqlite://{}/main-webserver.sqlite3",
+            data_dir.display()
+        )));
     };
     let port: u16 = sources.number("POSTGRES_PORT", 5432, 1..=65_535)?;
     let or_postgres = |key| sources.text(key).unwrap_or_else(|| "postgres".to_owned());
@@ -172,7 +297,8 @@ fn database(sources: &Sources, data_dir: &std::path::Path) -> Result<Database, C
         url.set_host(Some(&host)).ok()?;
         url.set_port(Some(port)).ok()?;
         url.set_username(&or_postgres("POSTGRES_USER")).ok()?;
-        url.set_password(sources.text("POSTGRES_PASSWORD").as_deref()).ok()?;
+        url.set_password(sources.text("POSTGRES_PASSWORD").as_deref())
+            .ok()?;
         url.set_path(&or_postgres("POSTGRES_DB"));
         Some(url.to_string())
     };
@@ -182,7 +308,9 @@ fn database(sources: &Sources, data_dir: &std::path::Path) -> Result<Database, C
 }
 
 fn redis_url(sources: &Sources) -> Result<Option<Secret>, ConfigError> {
-    let Some(text) = sources.text("REDIS_URL") else { return Ok(None) };
+    let Some(text) = sources.text("REDIS_URL") else {
+        return Ok(None);
+    };
     fred::types::config::Config::from_url(&text)
         .map_err(|error| sources.refuse("REDIS_URL", error.details().to_owned()))?;
     Ok(Some(Secret::new(text)))
@@ -190,13 +318,17 @@ fn redis_url(sources: &Sources) -> Result<Option<Secret>, ConfigError> {
 
 fn secret_key(sources: &Sources) -> Result<Option<Secret>, ConfigError> {
     match sources.text("SECRET_KEY") {
-        Some(key) if key.chars().count() < 32 => Err(sources.refuse("SECRET_KEY", "too short".to_owned())),
+        Some(key) if key.chars().count() < 32 => {
+            Err(sources.refuse("SECRET_KEY", "too short".to_owned()))
+        }
         key => Ok(key.map(Secret::new)),
     }
 }
 
 fn email(sources: &Sources) -> Result<String, ConfigError> {
-    let text = sources.text("ADMIN_EMAIL").unwrap_or_else(|| "admin@localhost".to_owned());
+    let text = sources
+        .text("ADMIN_EMAIL")
+        .unwrap_or_else(|| "admin@localhost".to_owned());
     match crate::domain::value::Email::parse(&text) {
         Ok(email) => Ok(email.as_str().to_owned()),
         Err(refused) => Err(sources.refuse("ADMIN_EMAIL", refused.0)),
@@ -204,7 +336,9 @@ fn email(sources: &Sources) -> Result<String, ConfigError> {
 }
 
 fn admin_password(sources: &Sources) -> Result<Option<Secret>, ConfigError> {
-    let Some(text) = sources.text("ADMIN_PASSWORD") else { return Ok(None) };
+    let Some(text) = sources.text("ADMIN_PASSWORD") else {
+        return Ok(None);
+    };
     match crate::domain::value::NewPassword::parse(&text) {
         Ok(_) => Ok(Some(Secret::new(text))),
         Err(refused) => Err(sources.refuse("ADMIN_PASSWORD", refused.0)),
@@ -212,8 +346,13 @@ fn admin_password(sources: &Sources) -> Result<Option<Secret>, ConfigError> {
 }
 
 fn docker_host(sources: &Sources) -> Result<String, ConfigError> {
-    let host = sources.text("DOCKER_HOST").unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
-    if ["unix://", "tcp://", "http://"].iter().any(|scheme| host.starts_with(scheme)) {
+    let host = sources
+        .text("DOCKER_HOST")
+        .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
+    if ["unix://", "tcp://", "http://"]
+        .iter()
+        .any(|scheme| host.starts_with(scheme))
+    {
         Ok(host)
     } else {
         Err(sources.refuse("DOCKER_HOST", format!("'{host}' has another scheme")))
@@ -236,15 +375,27 @@ mod tests {
     fn nothing_set_is_an_embedded_start_on_7730() {
         let settings = load(&[]).expect("the defaults are right");
         assert_eq!(settings.port, 7730);
-        assert_eq!(settings.database, Database::Sqlite("sqlite://.data/main-webserver.sqlite3".to_owned()));
+        assert_eq!(
+            settings.database,
+            Database::Sqlite("sqlite://.data/main-webserver.sqlite3".to_owned())
+        );
         assert!(settings.redis_url.is_none());
     }
 
     #[test]
     fn postgres_parts_are_escaped_into_a_url() {
-        let settings = load(&[("POSTGRES_HOST", "db"), ("POSTGRES_USER", "a b"), ("POSTGRES_PASSWORD", "p@ss/word")]);
-        let Ok(Database::Postgres(url)) = settings.map(|s| s.database) else { panic!("PostgreSQL is expected") };
-        assert_eq!(url.expose(), "postgres://a%20b:p%40ss%2Fword@db:5432/postgres");
+        let settings = load(&[
+            ("POSTGRES_HOST", "db"),
+            ("POSTGRES_USER", "a b"),
+            ("POSTGRES_PASSWORD", "p@ss/word"),
+        ]);
+        let Ok(Database::Postgres(url)) = settings.map(|s| s.database) else {
+            panic!("PostgreSQL is expected")
+        };
+        assert_eq!(
+            url.expose(),
+            "postgres://a%20b:p%40ss%2Fword@db:5432/postgres"
+        );
     }
 
     #[test]
@@ -253,7 +404,10 @@ mod tests {
             line(&[("PORT", "eighty")]),
             "PORT: 'eighty' is not usable, invalid digit found in string (from command line); 0 to 65535 [7730] is expected"
         );
-        assert_eq!(line(&[("PROT", "1")]), "PROT: no such setting; did you mean PORT?");
+        assert_eq!(
+            line(&[("PROT", "1")]),
+            "PROT: no such setting; did you mean PORT?"
+        );
         assert!(line(&[("LEASE_SECONDS", "0")]).starts_with("LEASE_SECONDS: 0 is out of range"));
         assert!(line(&[("DATABASE_URL", "mysql://x/y")]).contains("neither PostgreSQL nor SQLite"));
         assert!(line(&[("REDIS_URL", "http://x")]).starts_with("REDIS_URL: "));
@@ -263,8 +417,14 @@ mod tests {
 
     #[test]
     fn a_secret_does_not_show_itself() {
-        let settings = load(&[("DATABASE_URL", "postgres://u:hunter2@h/d"), ("SECRET_KEY", &"k".repeat(32))]);
+        let settings = load(&[
+            ("DATABASE_URL", "postgres://u:hunter2@h/d"),
+            ("SECRET_KEY", &"k".repeat(32)),
+        ]);
         let shown = format!("{settings:?}");
-        assert!(!shown.contains("hunter2") && !shown.contains("kkkk"), "{shown}");
+        assert!(
+            !shown.contains("hunter2") && !shown.contains("kkkk"),
+            "{shown}"
+        );
     }
 }

@@ -25,12 +25,18 @@ pub struct SystemClock;
 
 #[async_trait]
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the machine's clock"
+    )]
     fn now(&self) -> DateTime<Utc> {
         Utc::now().trunc_subsecs(6)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one place that sleeps on the machine's clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that sleeps on the machine's clock"
+    )]
     async fn sleep_until(&self, at: DateTime<Utc>) {
         tokio::time::sleep((at - self.now()).to_std().unwrap_or_default()).await;
     }

@@ -88,7 +88,12 @@ impl ContainerState {
     /// Whether somebody still wants it to exist; what an engine holds of the others is to be removed.
     pub const fn is_wanted(self) -> bool {
         match self {
-            Self::Requested | Self::Creating | Self::Running | Self::Draining | Self::Stopped | Self::Unknown => true,
+            Self::Requested
+            | Self::Creating
+            | Self::Running
+            | Self::Draining
+            | Self::Stopped
+            | Self::Unknown => true,
             Self::Deleting | Self::Deleted | Self::Failed => false,
         }
     }
@@ -105,7 +110,9 @@ mod tests {
 
     #[test]
     fn an_illegal_step_names_state_and_event() {
-        let error = ContainerState::Deleted.after(ContainerEvent::Delete).expect_err("deleted is the end");
+        let error = ContainerState::Deleted
+            .after(ContainerEvent::Delete)
+            .expect_err("deleted is the end");
         assert_eq!(error.to_string(), "cannot delete while DELETED");
     }
 }

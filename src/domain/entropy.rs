@@ -31,7 +31,10 @@ impl Entropy {
     }
 
     const fn over(rng: StdRng) -> Self {
-        Self(Mutex::new(Generator { rng, newest: (0, 0) }))
+        Self(Mutex::new(Generator {
+            rng,
+            newest: (0, 0),
+        }))
     }
 
     /// A new `UUIDv7` for a thing made at `now`, greater than every earlier one of this generator.
@@ -65,13 +68,18 @@ impl Entropy {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Generator> {
         // A panic while the lock is held cannot leave the generator half-way.
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 /// Bytes nobody can guess, from the operating system; what secrets and tokens are made of.
 pub fn secret_bytes<const N: usize>() -> [u8; N] {
-    #[expect(clippy::disallowed_methods, reason = "secrets come from the operating system's generator, never from a seed")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "secrets come from the operating system's generator, never from a seed"
+    )]
     rand::random()
 }
 
@@ -91,7 +99,9 @@ mod tests {
     fn ids_grow_within_a_millisecond_and_when_the_clock_goes_back() {
         let entropy = Entropy::seeded(2);
         let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap_or_default();
-        let ids: Vec<Uuid> = (0..10_000).map(|n| entropy.uuid(now - Duration::from_millis(n % 3))).collect();
+        let ids: Vec<Uuid> = (0..10_000)
+            .map(|n| entropy.uuid(now - Duration::from_millis(n % 3)))
+            .collect();
         assert!(ids.is_sorted_by(|a, b| a < b));
         assert!(ids.iter().all(|id| id.get_version_num() == 7));
     }

@@ -30,8 +30,13 @@ impl<T: Identified> Id<T> {
     /// Reads the form that [`fmt::Display`] writes; `None` for anything else, another type's id among it.
     pub fn parse(text: &str) -> Option<Self> {
         let hex = text.strip_prefix(T::PREFIX)?.strip_prefix('_')?;
-        let is_canonical = hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        is_canonical.then(|| Uuid::try_parse(hex).ok().map(Self::new)).flatten()
+        let is_canonical = hex.len() == 32
+            && hex
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        is_canonical
+            .then(|| Uuid::try_parse(hex).ok().map(Self::new))
+            .flatten()
     }
 }
 
@@ -89,7 +94,14 @@ macro_rules! identified {
         )*
     };
 }
-identified!(User = "user", Session = "session", App = "app", Region = "region", Container = "container", Task = "task");
+identified!(
+    User = "user",
+    Session = "session",
+    App = "app",
+    Region = "region",
+    Container = "container",
+    Task = "task"
+);
 
 #[cfg(test)]
 mod tests {
@@ -104,7 +116,13 @@ mod tests {
 
     #[test]
     fn only_the_canonical_form_is_an_id() {
-        for text in ["", "container_", "container_zz", "container_0000000000000000000000000000000A", "00000000000000000000000000000007"] {
+        for text in [
+            "",
+            "container_",
+            "container_zz",
+            "container_0000000000000000000000000000000A",
+            "00000000000000000000000000000007",
+        ] {
             assert_eq!(Id::<Container>::parse(text), None, "{text:?}");
         }
     }

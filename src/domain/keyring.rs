@@ -46,10 +46,12 @@ impl fmt::Debug for Keyring {
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 #[cfg(test)]
@@ -62,8 +64,14 @@ mod tests {
     fn each_container_has_its_own_lasting_key() {
         let keyring = Keyring::new("secret");
         let (one, two) = (Id::new(Uuid::from_u128(1)), Id::new(Uuid::from_u128(2)));
-        assert_eq!(keyring.container_key(one), Keyring::new("secret").container_key(one));
+        assert_eq!(
+            keyring.container_key(one),
+            Keyring::new("secret").container_key(one)
+        );
         assert_ne!(keyring.container_key(one), keyring.container_key(two));
-        assert_ne!(keyring.container_key(one), Keyring::new("other").container_key(one));
+        assert_ne!(
+            keyring.container_key(one),
+            Keyring::new("other").container_key(one)
+        );
     }
 }

@@ -19,7 +19,10 @@ pub trait Machine: Copy + Eq + Debug + 'static {
             .iter()
             .find(|(from, on, _)| *from == self && *on == event)
             .map(|(.., to)| *to)
-            .ok_or_else(|| IllegalTransition { from: shout(&self), event: format!("{event:?}").to_lowercase() })
+            .ok_or_else(|| IllegalTransition {
+                from: shout(&self),
+                event: format!("{event:?}").to_lowercase(),
+            })
     }
 
     fn is_terminal(self) -> bool {
@@ -70,9 +73,15 @@ pub mod laws {
     /// Each state is reached from `start`, each can come to an end, no (state, event) stands twice.
     pub fn hold_for<M: Machine>(start: M) {
         for (index, (from, event, _)) in M::TABLE.iter().enumerate() {
-            let twins = M::TABLE[index + 1..].iter().filter(|(f, e, _)| f == from && e == event).count();
+            let twins = M::TABLE[index + 1..]
+                .iter()
+                .filter(|(f, e, _)| f == from && e == event)
+                .count();
             assert_eq!(twins, 0, "{from:?} + {event:?} stands twice");
-            assert!(!from.is_terminal(), "{from:?} is terminal and has a way out");
+            assert!(
+                !from.is_terminal(),
+                "{from:?} is terminal and has a way out"
+            );
         }
         let mut reached = vec![start];
         let mut next = 0;
@@ -90,7 +99,11 @@ pub mod laws {
         }
         let mut ending: Vec<M> = M::TERMINAL.to_vec();
         loop {
-            let more: Vec<M> = M::TABLE.iter().filter(|(f, _, t)| ending.contains(t) && !ending.contains(f)).map(|row| row.0).collect();
+            let more: Vec<M> = M::TABLE
+                .iter()
+                .filter(|(f, _, t)| ending.contains(t) && !ending.contains(f))
+                .map(|row| row.0)
+                .collect();
             if more.is_empty() {
                 break;
             }

@@ -20,8 +20,14 @@ named!(Role { User = "user", Admin = "admin" });
 pub enum Viewer {
     /// Nobody signed in.
     Anonymous,
-    User { id: Id<User>, session: Id<Session> },
-    Admin { id: Id<User>, session: Id<Session> },
+    User {
+        id: Id<User>,
+        session: Id<Session>,
+    },
+    Admin {
+        id: Id<User>,
+        session: Id<Session>,
+    },
     /// The service itself: workers, the sweeper, the command line.
     System,
 }
@@ -76,12 +82,19 @@ pub enum Scope {
 pub fn scope(viewer: Viewer, action: Action, resource: Resource) -> Scope {
     match (viewer, resource) {
         (Viewer::System | Viewer::Admin { .. }, _) => Scope::Everything,
-        (Viewer::User { .. } | Viewer::Anonymous, Resource::App | Resource::Region) => match action {
+        (Viewer::User { .. } | Viewer::Anonymous, Resource::App | Resource::Region) => match action
+        {
             Action::Read => Scope::Everything,
             Action::Create | Action::Operate | Action::Delete => Scope::Nothing,
         },
-        (Viewer::User { id, .. }, Resource::Container | Resource::Task | Resource::User | Resource::Session) => Scope::OwnedBy(id),
-        (Viewer::Anonymous, Resource::Container | Resource::Task | Resource::User | Resource::Session) => Scope::Nothing,
+        (
+            Viewer::User { id, .. },
+            Resource::Container | Resource::Task | Resource::User | Resource::Session,
+        ) => Scope::OwnedBy(id),
+        (
+            Viewer::Anonymous,
+            Resource::Container | Resource::Task | Resource::User | Resource::Session,
+        ) => Scope::Nothing,
     }
 }
 
@@ -94,10 +107,19 @@ mod tests {
     #[test]
     fn a_user_reaches_what_is_theirs_and_the_catalogue_only_to_read() {
         let id = Id::new(Uuid::from_u128(1));
-        let user = Viewer::User { id, session: Id::new(Uuid::from_u128(2)) };
-        assert_eq!(scope(user, Action::Delete, Resource::Container), Scope::OwnedBy(id));
+        let user = Viewer::User {
+            id,
+            session: Id::new(Uuid::from_u128(2)),
+        };
+        assert_eq!(
+            scope(user, Action::Delete, Resource::Container),
+            Scope::OwnedBy(id)
+        );
         assert_eq!(scope(user, Action::Read, Resource::App), Scope::Everything);
         assert_eq!(scope(user, Action::Create, Resource::App), Scope::Nothing);
-        assert_eq!(scope(Viewer::Anonymous, Action::Read, Resource::Task), Scope::Nothing);
+        assert_eq!(
+            scope(Viewer::Anonymous, Action::Read, Resource::Task),
+            Scope::Nothing
+        );
     }
 }

@@ -111,7 +111,9 @@ mod tests {
 
     #[test]
     fn back_off_doubles_up_to_a_minute() {
-        let ceilings: Vec<u128> = [1, 2, 3, 8, 9, u32::MAX].map(|n| backoff_ceiling(n).as_millis()).to_vec();
+        let ceilings: Vec<u128> = [1, 2, 3, 8, 9, u32::MAX]
+            .map(|n| backoff_ceiling(n).as_millis())
+            .to_vec();
         assert_eq!(ceilings, [500, 1_000, 2_000, 60_000, 60_000, 60_000]);
     }
 }

@@ -21,8 +21,16 @@ impl Email {
         let Some((local, domain)) = text.rsplit_once('@') else {
             return refuse("an e-mail address has the form name@domain");
         };
-        let is_plain = |part: &str| !part.is_empty() && !part.chars().any(|c| c.is_whitespace() || c.is_control() || c == '@');
-        let is_domain = is_plain(domain) && !domain.starts_with(['.', '-']) && !domain.ends_with(['.', '-']) && !domain.contains("..");
+        let is_plain = |part: &str| {
+            !part.is_empty()
+                && !part
+                    .chars()
+                    .any(|c| c.is_whitespace() || c.is_control() || c == '@')
+        };
+        let is_domain = is_plain(domain)
+            && !domain.starts_with(['.', '-'])
+            && !domain.ends_with(['.', '-'])
+            && !domain.contains("..");
         if !is_plain(local) || !is_domain || text.len() > 254 {
             return refuse("an e-mail address has the form name@domain, at most 254 bytes");
         }
@@ -98,8 +106,15 @@ pub struct Slug(String);
 
 impl Slug {
     pub fn parse(text: &str) -> Result<Self, Refused> {
-        let is_slug = (1..=63).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if is_slug { Ok(Self(text.to_owned())) } else { refuse("1 to 63 lower-case letters, digits and dashes are expected") }
+        let is_slug = (1..=63).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if is_slug {
+            Ok(Self(text.to_owned()))
+        } else {
+            refuse("1 to 63 lower-case letters, digits and dashes are expected")
+        }
     }
 
     pub fn as_str(&self) -> &str {
@@ -114,7 +129,11 @@ pub struct IdempotencyKey(String);
 impl IdempotencyKey {
     pub fn parse(text: &str) -> Result<Self, Refused> {
         let is_key = (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-        if is_key { Ok(Self(text.to_owned())) } else { refuse("an idempotency key has 1 to 128 visible ASCII characters") }
+        if is_key {
+            Ok(Self(text.to_owned()))
+        } else {
+            refuse("an idempotency key has 1 to 128 visible ASCII characters")
+        }
     }
 
     pub fn as_str(&self) -> &str {
@@ -128,9 +147,21 @@ mod tests {
 
     #[test]
     fn e_mail_addresses_are_normalised_or_refused() {
-        assert_eq!(Email::parse("  Ada@Example.COM ").map(|e| e.as_str().to_owned()), Ok("ada@example.com".to_owned()));
+        assert_eq!(
+            Email::parse("  Ada@Example.COM ").map(|e| e.as_str().to_owned()),
+            Ok("ada@example.com".to_owned())
+        );
         assert!(Email::parse("admin@localhost").is_ok());
-        for text in ["", "ada", "@x", "ada@", "a b@x.y", "ada@.x", "ada@x..y", "a\u{0}@x.y"] {
+        for text in [
+            "",
+            "ada",
+            "@x",
+            "ada@",
+            "a b@x.y",
+            "ada@.x",
+            "ada@x..y",
+            "a\u{0}@x.y",
+        ] {
             assert!(Email::parse(text).is_err(), "{text:?}");
         }
     }

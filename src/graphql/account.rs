@@ -160,7 +160,8 @@ pub struct AccountQuery;
 impl AccountQuery {
     /// The person who asks; null when nobody is logged in.
     async fn viewer(&self, ctx: &Context<'_>) -> Option<User> {
-        let found = async { Ok::<_, async_graphql::Error>(services(ctx).own_account(viewer(ctx)?).await?) };
+        let found =
+            async { Ok::<_, async_graphql::Error>(services(ctx).own_account(viewer(ctx)?).await?) };
         nullable(ctx, found.await).flatten().map(User)
     }
 }
@@ -172,23 +173,49 @@ pub struct AccountMutation;
 impl AccountMutation {
     /// Opens an account and logs in.
     async fn sign_up(&self, ctx: &Context<'_>, input: SignUpInput) -> Result<Credentials> {
-        let SignUpInput { email, name, password } = input;
-        Ok(services(ctx).sign_up(&email, &name, &password, &origin(ctx)).await?.into())
+        let SignUpInput {
+            email,
+            name,
+            password,
+        } = input;
+        Ok(services(ctx)
+            .sign_up(&email, &name, &password, &origin(ctx))
+            .await?
+            .into())
     }
 
     /// Logs in with address and password.
     async fn log_in(&self, ctx: &Context<'_>, input: LogInInput) -> Result<Credentials> {
-        Ok(services(ctx).log_in(&input.email, &input.password, &origin(ctx)).await?.into())
+        Ok(services(ctx)
+            .log_in(&input.email, &input.password, &origin(ctx))
+            .await?
+            .into())
     }
 
     /// Spends a refresh token for new tokens of the same session.
-    async fn refresh_session(&self, ctx: &Context<'_>, input: RefreshSessionInput) -> Result<Credentials> {
-        Ok(services(ctx).refresh_session(&input.refresh_token).await?.into())
+    async fn refresh_session(
+        &self,
+        ctx: &Context<'_>,
+        input: RefreshSessionInput,
+    ) -> Result<Credentials> {
+        Ok(services(ctx)
+            .refresh_session(&input.refresh_token)
+            .await?
+            .into())
     }
 
     /// Ends the session the access token belongs to; both kinds of its tokens stop working at once.
-    async fn log_out(&self, ctx: &Context<'_>, input: Option<LogOutInput>) -> Result<LogOutPayload> {
-        let ended = services(ctx).log_out(viewer(ctx)?, input.unwrap_or_default().everywhere).await?;
-        Ok(LogOutPayload { ok: true, ended_sessions: i32::try_from(ended).unwrap_or(i32::MAX) })
+    async fn log_out(
+        &self,
+        ctx: &Context<'_>,
+        input: Option<LogOutInput>,
+    ) -> Result<LogOutPayload> {
+        let ended = services(ctx)
+            .log_out(viewer(ctx)?, input.unwrap_or_default().everywhere)
+            .await?;
+        Ok(LogOutPayload {
+            ok: true,
+            ended_sessions: i32::try_from(ended).unwrap_or(i32::MAX),
+        })
     }
 }

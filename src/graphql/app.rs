@@ -88,9 +88,23 @@ impl AppQuery {
         #[graphql(desc = "At most so many, from the end; 0 to 100.")] last: Option<i32>,
         #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
     ) -> Result<Page<App>> {
-        let offered = apps::Entity::visible_to(viewer(ctx)?, Action::Read).filter(apps::Column::Active.eq(true));
-        let window = Window { first, after, last, before };
-        Ok(page(ctx, &services(ctx).store, offered, apps::Column::Id, window, |row| (row.id, App(row))).await?)
+        let offered = apps::Entity::visible_to(viewer(ctx)?, Action::Read)
+            .filter(apps::Column::Active.eq(true));
+        let window = Window {
+            first,
+            after,
+            last,
+            before,
+        };
+        Ok(page(
+            ctx,
+            &services(ctx).store,
+            offered,
+            apps::Column::Id,
+            window,
+            |row| (row.id, App(row)),
+        )
+        .await?)
     }
 
     /// The regions, the newest first.
@@ -103,7 +117,20 @@ impl AppQuery {
         #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
     ) -> Result<Page<Region>> {
         let all = regions::Entity::visible_to(viewer(ctx)?, Action::Read);
-        let window = Window { first, after, last, before };
-        Ok(page(ctx, &services(ctx).store, all, regions::Column::Id, window, |row| (row.id, Region(row))).await?)
+        let window = Window {
+            first,
+            after,
+            last,
+            before,
+        };
+        Ok(page(
+            ctx,
+            &services(ctx).store,
+            all,
+            regions::Column::Id,
+            window,
+            |row| (row.id, Region(row)),
+        )
+        .await?)
     }
 }

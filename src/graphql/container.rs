@@ -85,11 +85,19 @@ impl Container {
     }
     /// What runs in it.
     async fn app(&self, ctx: &Context<'_>) -> Result<Option<App>> {
-        Ok(apps::unscoped_by_id(services(ctx).store.db(), Id::new(self.0.app_id)).await?.map(App))
+        Ok(
+            apps::unscoped_by_id(services(ctx).store.db(), Id::new(self.0.app_id))
+                .await?
+                .map(App),
+        )
     }
     /// Where it runs.
     async fn region(&self, ctx: &Context<'_>) -> Result<Option<Region>> {
-        Ok(regions::unscoped_by_id(services(ctx).store.db(), Id::new(self.0.region_id)).await?.map(Region))
+        Ok(
+            regions::unscoped_by_id(services(ctx).store.db(), Id::new(self.0.region_id))
+                .await?
+                .map(Region),
+        )
     }
     /// Dots per inch of its display.
     async fn dpi(&self) -> i16 {
@@ -105,12 +113,23 @@ impl Container {
     }
     /// Its ports and where they are published.
     async fn ports(&self) -> Vec<PublishedPort> {
-        self.0.ports.0.iter().map(|(inside, published)| PublishedPort { inside: *inside, published: *published }).collect()
+        self.0
+            .ports
+            .0
+            .iter()
+            .map(|(inside, published)| PublishedPort {
+                inside: *inside,
+                published: *published,
+            })
+            .collect()
     }
     /// Why it failed; null unless it did.
     async fn failure(&self) -> Option<Failure> {
         let code = self.0.failure_code.clone()?;
-        Some(Failure { code, reason: self.0.failure_reason.clone().unwrap_or_default() })
+        Some(Failure {
+            code,
+            reason: self.0.failure_reason.clone().unwrap_or_default(),
+        })
     }
     /// When it was asked for.
     async fn created_at(&self) -> DateTime<Utc> {
@@ -179,8 +198,18 @@ pub struct ContainerQuery;
 #[Object]
 impl ContainerQuery {
     /// One container; null with the error `NOT_FOUND` when there is none the viewer may see.
-    async fn container(&self, ctx: &Context<'_>, #[graphql(desc = "The container's id.")] id: ID) -> Option<Container> {
-        let found = async { Ok::<_, async_graphql::Error>(services(ctx).container(viewer(ctx)?, self::id(&id)?).await?) };
+    async fn container(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The container's id.")] id: ID,
+    ) -> Option<Container> {
+        let found = async {
+            Ok::<_, async_graphql::Error>(
+                services(ctx)
+                    .container(viewer(ctx)?, self::id(&id)?)
+                    .await?,
+            )
+        };
         nullable(ctx, found.await).map(Container)
     }
 
@@ -198,11 +227,26 @@ impl ContainerQuery {
         crate::services::signed_in(viewer)?;
         let mut rows = containers::Entity::visible_to(viewer, Action::Read);
         if let Some(states) = states {
-            let names = states.into_iter().map(|state| container::ContainerState::from(state).as_str());
+            let names = states
+                .into_iter()
+                .map(|state| container::ContainerState::from(state).as_str());
             rows = rows.filter(containers::Column::State.is_in(names));
         }
-        let window = Window { first, after, last, before };
-        Ok(page(ctx, &services(ctx).store, rows, containers::Column::Id, window, |row| (row.id, Container(row))).await?)
+        let window = Window {
+            first,
+            after,
+            last,
+            before,
+        };
+        Ok(page(
+            ctx,
+            &services(ctx).store,
+            rows,
+            containers::Column::Id,
+            window,
+            |row| (row.id, Container(row)),
+        )
+        .await?)
     }
 }
 
@@ -215,7 +259,11 @@ impl ContainerMutation {
     ///
     /// Errors: `UNAUTHENTICATED`, `BAD_USER_INPUT` for an unknown app or region or a dpi out of range, `CONFLICT` for an
     /// idempotency key of another request.
-    async fn create_container(&self, ctx: &Context<'_>, input: CreateContainerInput) -> Result<CreateContainerPayload> {
+    async fn create_container(
+        &self,
+        ctx: &Context<'_>,
+        input: CreateContainerInput,
+    ) -> Result<CreateContainerPayload> {
         let wanted = Create {
             app: &input.app,
             region: &input.region,
@@ -233,10 +281,21 @@ impl ContainerMutation {
     /// Gives a container up, in whatever state it is; the task removes it.
     ///
     /// Errors: `UNAUTHENTICATED`, `NOT_FOUND`, `ILLEGAL_STATE` when it is gone already.
-    async fn delete_container(&self, ctx: &Context<'_>, input: DeleteContainerInput) -> Result<DeleteContainerPayload> {
-        let deleted = services(ctx).delete_container(viewer(ctx)?, id(&input.id)?, input.idempotency_key.as_deref());
+    async fn delete_container(
+        &self,
+        ctx: &Context<'_>,
+        input: DeleteContainerInput,
+    ) -> Result<DeleteContainerPayload> {
+        let deleted = services(ctx).delete_container(
+            viewer(ctx)?,
+            id(&input.id)?,
+            input.idempotency_key.as_deref(),
+        );
         let (container, task) = deleted.await?;
-        Ok(DeleteContainerPayload { container: Container(container), task: Task(task) })
+        Ok(DeleteContainerPayload {
+            container: Container(container),
+            task: Task(task),
+        })
     }
 }
 
@@ -251,14 +310,22 @@ impl ContainerSubscription {
         ctx: &Context<'_>,
         #[graphql(desc = "The container's id.")] id: ID,
     ) -> Result<impl Stream<Item = Result<Container>> + use<>> {
-        let (viewer, id, services) = (viewer(ctx)?, super::id::<id::Container>(&id)?, services(ctx).clone());
+        let (viewer, id, services) = (
+            viewer(ctx)?,
+            super::id::<id::Container>(&id)?,
+            services(ctx).clone(),
+        );
         let bus: &Arc<dyn EventBus> = ctx.data_unchecked();
         let read = move || {
             let services = services.clone();
             async move {
                 let row = services.container(viewer, id).await?;
                 let is_last = crate::domain::Machine::is_terminal(row.state()?);
-                Ok::<_, AppError>(live::Seen { version: row.version, is_last, row })
+                Ok::<_, AppError>(live::Seen {
+                    version: row.version,
+                    is_last,
+                    row,
+                })
             }
         };
         let rows = live::watch(&**bus, Table::Container, id.uuid(), read).await?;

@@ -55,7 +55,10 @@ impl From<StoreError> for Error {
 
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |cause| cause.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 /// Gives the value of a nullable field that may fail: null with the error beside it, so that its siblings survive.
@@ -73,7 +76,9 @@ pub fn nullable<T>(ctx: &Context<'_>, result: Result<T, impl Into<Error>>) -> Op
 /// Gives a code to the errors the library makes itself: a request it cannot read, check or fit into the limits.
 pub fn with_codes(mut response: Response) -> Response {
     for error in &mut response.errors {
-        let extensions = error.extensions.get_or_insert_with(ErrorExtensionValues::default);
+        let extensions = error
+            .extensions
+            .get_or_insert_with(ErrorExtensionValues::default);
         if extensions.get("code").is_none() {
             extensions.set("code", "BAD_USER_INPUT");
         }

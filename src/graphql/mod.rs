@@ -12,7 +12,8 @@ mod task;
 use std::{sync::Arc, time::Duration};
 
 use async_graphql::{
-    Context, Data, Executor, MergedObject, MergedSubscription, Request, Response, SDLExportOptions, Schema, ServerError,
+    Context, Data, Executor, MergedObject, MergedSubscription, Request, Response, SDLExportOptions,
+    Schema, ServerError,
 };
 use futures_util::{Stream, StreamExt as _, stream::BoxStream};
 
@@ -26,11 +27,20 @@ use crate::{
 
 /// Everything that can be read.
 #[derive(MergedObject, Default)]
-pub struct Query(account::AccountQuery, app::AppQuery, container::ContainerQuery, task::TaskQuery);
+pub struct Query(
+    account::AccountQuery,
+    app::AppQuery,
+    container::ContainerQuery,
+    task::TaskQuery,
+);
 
 /// Everything that can be done.
 #[derive(MergedObject, Default)]
-pub struct Mutation(account::AccountMutation, container::ContainerMutation, task::TaskMutation);
+pub struct Mutation(
+    account::AccountMutation,
+    container::ContainerMutation,
+    task::TaskMutation,
+);
 
 /// Everything that can be watched.
 #[derive(MergedSubscription, Default)]
@@ -61,15 +71,22 @@ pub struct Api {
 impl Api {
     /// `longest` bounds a query or a mutation; a subscription has no end.
     pub fn new(services: Services, bus: Arc<dyn EventBus>, longest: Duration) -> Self {
-        Self { schema: builder().data(services).data(bus).finish(), longest }
+        Self {
+            schema: builder().data(services).data(bus).finish(),
+            longest,
+        }
     }
 }
 
 fn builder() -> async_graphql::SchemaBuilder<Query, Mutation, Subscription> {
-    Schema::build(Query::default(), Mutation::default(), Subscription::default())
-        .limit_depth(DEPTH)
-        .limit_complexity(COMPLEXITY)
-        .limit_directives(DIRECTIVES)
+    Schema::build(
+        Query::default(),
+        Mutation::default(),
+        Subscription::default(),
+    )
+    .limit_depth(DEPTH)
+    .limit_complexity(COMPLEXITY)
+    .limit_directives(DIRECTIVES)
 }
 
 /// The schema's text, in an order that does not depend on the code's.
@@ -89,13 +106,22 @@ impl Executor for Api {
     async fn execute(&self, request: Request) -> Response {
         let answer = tokio::time::timeout(self.longest, self.schema.execute(request)).await;
         error::with_codes(answer.unwrap_or_else(|_| {
-            let late = AppError::Unavailable { what: "an answer in time" };
+            let late = AppError::Unavailable {
+                what: "an answer in time",
+            };
             Response::from_errors(vec![ServerError::from(error::Coded(&late))])
         }))
     }
 
-    fn execute_stream(&self, request: Request, session_data: Option<Arc<Data>>) -> BoxStream<'static, Response> {
-        self.schema.execute_stream_with_session_data(request, session_data.unwrap_or_default()).map(error::with_codes).boxed()
+    fn execute_stream(
+        &self,
+        request: Request,
+        session_data: Option<Arc<Data>>,
+    ) -> BoxStream<'static, Response> {
+        self.schema
+            .execute_stream_with_session_data(request, session_data.unwrap_or_default())
+            .map(error::with_codes)
+            .boxed()
     }
 }
 
@@ -108,7 +134,10 @@ impl Api {
 
 /// Who asks; an authorization that was refused is refused here, field by field, so that logging in stays possible.
 fn viewer(ctx: &Context<'_>) -> async_graphql::Result<Viewer> {
-    match ctx.data_opt::<Requester>().map(|requester| &requester.viewer) {
+    match ctx
+        .data_opt::<Requester>()
+        .map(|requester| &requester.viewer)
+    {
         None => Ok(Viewer::Anonymous),
         Some(Ok(viewer)) => Ok(*viewer),
         Some(Err(error)) => Err(error::Coded(error).into()),
@@ -116,7 +145,9 @@ fn viewer(ctx: &Context<'_>) -> async_graphql::Result<Viewer> {
 }
 
 fn origin(ctx: &Context<'_>) -> Origin {
-    ctx.data_opt::<Requester>().map(|requester| requester.origin.clone()).unwrap_or_default()
+    ctx.data_opt::<Requester>()
+        .map(|requester| requester.origin.clone())
+        .unwrap_or_default()
 }
 
 fn services<'a>(ctx: &Context<'a>) -> &'a Services {

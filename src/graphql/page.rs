@@ -6,7 +6,10 @@ use async_graphql::{
     Context, OutputType, SimpleObject,
     connection::{Connection, CursorType, Edge, EmptyFields},
 };
-use sea_orm::{ColumnTrait as _, EntityTrait, PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, Select};
+use sea_orm::{
+    ColumnTrait as _, EntityTrait, PaginatorTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _, Select,
+};
 use uuid::Uuid;
 
 use crate::{error::AppError, store::Store};
@@ -24,7 +27,10 @@ impl CursorType for Cursor {
 
     fn decode_cursor(text: &str) -> Result<Self, AppError> {
         let parsed = Uuid::try_parse(text).ok().filter(|_| text.len() == 32);
-        parsed.map(Self).ok_or_else(|| AppError::Invalid { field: "cursor", reason: "not one of this list's cursors".to_owned() })
+        parsed.map(Self).ok_or_else(|| AppError::Invalid {
+            field: "cursor",
+            reason: "not one of this list's cursors".to_owned(),
+        })
     }
 
     fn encode_cursor(&self) -> String {
@@ -66,9 +72,16 @@ where
 {
     let is_backward = window.last.is_some();
     if is_backward && window.first.is_some() {
-        return Err(AppError::Invalid { field: "last", reason: "first and last exclude each other".to_owned() });
+        return Err(AppError::Invalid {
+            field: "last",
+            reason: "first and last exclude each other".to_owned(),
+        });
     }
-    let count = count(if is_backward { ("last", window.last) } else { ("first", window.first) })?;
+    let count = count(if is_backward {
+        ("last", window.last)
+    } else {
+        ("first", window.first)
+    })?;
     let total_count = if ctx.look_ahead().field("totalCount").exists() {
         Some(i32::try_from(rows.clone().count(store.db()).await?).unwrap_or(i32::MAX))
     } else {
@@ -81,7 +94,11 @@ where
     if let Some(before) = &window.before {
         part = part.filter(id.gt(Cursor::decode_cursor(before)?.0));
     }
-    part = if is_backward { part.order_by_asc(id) } else { part.order_by_desc(id) };
+    part = if is_backward {
+        part.order_by_asc(id)
+    } else {
+        part.order_by_desc(id)
+    };
     // One more than asked for tells whether there is more.
     let mut found = part.limit(u64::from(count) + 1).all(store.db()).await?;
     let has_more = found.len() > usize::from(count);
@@ -94,13 +111,27 @@ where
     } else {
         (window.after.is_some(), has_more)
     };
-    let mut page = Connection::with_additional_fields(has_previous, has_next, Whole { total_count });
-    page.edges.extend(found.into_iter().map(wrap).map(|(id, node)| Edge::new(Cursor(id), node)));
+    let mut page =
+        Connection::with_additional_fields(has_previous, has_next, Whole { total_count });
+    page.edges.extend(
+        found
+            .into_iter()
+            .map(wrap)
+            .map(|(id, node)| Edge::new(Cursor(id), node)),
+    );
     Ok(page)
 }
 
 fn count((field, asked): (&'static str, Option<i32>)) -> Result<u16, AppError> {
-    let Some(asked) = asked else { return Ok(DEFAULT) };
-    let refused = || AppError::Invalid { field, reason: format!("0 to {MOST} rows are expected") };
-    u16::try_from(asked).ok().filter(|count| *count <= MOST).ok_or_else(refused)
+    let Some(asked) = asked else {
+        return Ok(DEFAULT);
+    };
+    let refused = || AppError::Invalid {
+        field,
+        reason: format!("0 to {MOST} rows are expected"),
+    };
+    u16::try_from(asked)
+        .ok()
+        .filter(|count| *count <= MOST)
+        .ok_or_else(refused)
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use async_graphql::{Context, Enum, ID, InputObject, Json, Object, Result, SimpleObject, Subscription};
+use async_graphql::{
+    Context, Enum, ID, InputObject, Json, Object, Result, SimpleObject, Subscription,
+};
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt as _};
 use sea_orm::{ColumnTrait as _, QueryFilter as _};
@@ -139,8 +141,8 @@ impl Task {
     /// The id of what it works on.
     async fn subject_id(&self) -> Option<ID> {
         let subject = self.0.subject_id?;
-        let is_about_container =
-            [create_container::Input::KIND, delete_container::Input::KIND].contains(&self.0.kind.as_str());
+        let is_about_container = [create_container::Input::KIND, delete_container::Input::KIND]
+            .contains(&self.0.kind.as_str());
         is_about_container.then(|| Id::<id::Container>::new(subject).to_string().into())
     }
     /// What came of it.
@@ -150,20 +152,38 @@ impl Task {
     /// Why the last attempt went wrong.
     async fn error(&self) -> Option<TaskError> {
         let code = self.0.error_code.clone()?;
-        Some(TaskError { code, message: self.0.error_message.clone().unwrap_or_default() })
+        Some(TaskError {
+            code,
+            message: self.0.error_message.clone().unwrap_or_default(),
+        })
     }
     /// What its runs have said, the oldest first.
     async fn logs(
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "At most so many; 1 to 500.", default = 100)] first: i32,
-        #[graphql(desc = "Only what was said after the line with this cursor.")] after: Option<String>,
+        #[graphql(desc = "Only what was said after the line with this cursor.")] after: Option<
+            String,
+        >,
     ) -> Result<Vec<TaskLogLine>> {
         use async_graphql::connection::CursorType as _;
-        let limit = u64::try_from(first).ok().filter(|first| (1..=500).contains(first));
-        let limit = limit.ok_or_else(|| AppError::Invalid { field: "first", reason: "1 to 500 lines are expected".to_owned() })?;
-        let after = after.map(|text| super::page::Cursor::decode_cursor(&text)).transpose()?;
-        let lines = task_logs::page(&services(ctx).store, self.0.id(), after.map(|cursor| cursor.0), limit).await?;
+        let limit = u64::try_from(first)
+            .ok()
+            .filter(|first| (1..=500).contains(first));
+        let limit = limit.ok_or_else(|| AppError::Invalid {
+            field: "first",
+            reason: "1 to 500 lines are expected".to_owned(),
+        })?;
+        let after = after
+            .map(|text| super::page::Cursor::decode_cursor(&text))
+            .transpose()?;
+        let lines = task_logs::page(
+            &services(ctx).store,
+            self.0.id(),
+            after.map(|cursor| cursor.0),
+            limit,
+        )
+        .await?;
         Ok(lines.into_iter().map(line).collect())
     }
     /// When it was asked for.
@@ -243,8 +263,14 @@ pub struct TaskQuery;
 #[Object]
 impl TaskQuery {
     /// One task; null with the error `NOT_FOUND` when there is none the viewer may see.
-    async fn task(&self, ctx: &Context<'_>, #[graphql(desc = "The task's id.")] id: ID) -> Option<Task> {
-        let found = async { Ok::<_, async_graphql::Error>(services(ctx).task(viewer(ctx)?, self::id(&id)?).await?) };
+    async fn task(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The task's id.")] id: ID,
+    ) -> Option<Task> {
+        let found = async {
+            Ok::<_, async_graphql::Error>(services(ctx).task(viewer(ctx)?, self::id(&id)?).await?)
+        };
         nullable(ctx, found.await).map(Task)
     }
 
@@ -262,11 +288,26 @@ impl TaskQuery {
         crate::services::signed_in(viewer)?;
         let mut rows = tasks::Entity::visible_to(viewer, Action::Read);
         if let Some(states) = states {
-            let names = states.into_iter().map(|state| task::TaskState::from(state).as_str());
+            let names = states
+                .into_iter()
+                .map(|state| task::TaskState::from(state).as_str());
             rows = rows.filter(tasks::Column::State.is_in(names));
         }
-        let window = Window { first, after, last, before };
-        Ok(page(ctx, &services(ctx).store, rows, tasks::Column::Id, window, |row| (row.id, Task(row))).await?)
+        let window = Window {
+            first,
+            after,
+            last,
+            before,
+        };
+        Ok(page(
+            ctx,
+            &services(ctx).store,
+            rows,
+            tasks::Column::Id,
+            window,
+            |row| (row.id, Task(row)),
+        )
+        .await?)
     }
 }
 
@@ -276,17 +317,29 @@ pub struct TaskMutation;
 #[Object]
 impl TaskMutation {
     /// Starts a task that only takes its time, to try out progress, cancellation and live updates.
-    async fn start_demo_task(&self, ctx: &Context<'_>, input: StartDemoTaskInput) -> Result<StartDemoTaskPayload> {
+    async fn start_demo_task(
+        &self,
+        ctx: &Context<'_>,
+        input: StartDemoTaskInput,
+    ) -> Result<StartDemoTaskPayload> {
         let key = input.idempotency_key.as_deref();
-        let task = services(ctx).start_demo_task(viewer(ctx)?, input.steps, input.step_millis, key).await?;
+        let task = services(ctx)
+            .start_demo_task(viewer(ctx)?, input.steps, input.step_millis, key)
+            .await?;
         Ok(StartDemoTaskPayload { task: Task(task) })
     }
 
     /// Asks a task to stop. A running step hears of it at once; what was done is undone before the task ends.
     ///
     /// Errors: `UNAUTHENTICATED`, `NOT_FOUND`, `ILLEGAL_STATE` when it has ended.
-    async fn cancel_task(&self, ctx: &Context<'_>, input: CancelTaskInput) -> Result<CancelTaskPayload> {
-        let task = services(ctx).cancel_task(viewer(ctx)?, id(&input.id)?).await?;
+    async fn cancel_task(
+        &self,
+        ctx: &Context<'_>,
+        input: CancelTaskInput,
+    ) -> Result<CancelTaskPayload> {
+        let task = services(ctx)
+            .cancel_task(viewer(ctx)?, id(&input.id)?)
+            .await?;
         Ok(CancelTaskPayload { task: Task(task) })
     }
 }
@@ -302,13 +355,21 @@ impl TaskSubscription {
         ctx: &Context<'_>,
         #[graphql(desc = "The task's id.")] id: ID,
     ) -> Result<impl Stream<Item = Result<Task>> + use<>> {
-        let (viewer, id, services) = (viewer(ctx)?, super::id::<id::Task>(&id)?, services(ctx).clone());
+        let (viewer, id, services) = (
+            viewer(ctx)?,
+            super::id::<id::Task>(&id)?,
+            services(ctx).clone(),
+        );
         let bus: &Arc<dyn EventBus> = ctx.data_unchecked();
         let read = move || {
             let services = services.clone();
             async move {
                 let row = services.task(viewer, id).await?;
-                Ok::<_, AppError>(live::Seen { version: row.version, is_last: row.state()?.is_terminal(), row })
+                Ok::<_, AppError>(live::Seen {
+                    version: row.version,
+                    is_last: row.state()?.is_terminal(),
+                    row,
+                })
             }
         };
         let rows = live::watch(&**bus, Table::Task, id.uuid(), read).await?;

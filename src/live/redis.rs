@@ -28,7 +28,12 @@ impl RedisBus {
         let channel = format!("{prefix}:changes");
         let local = MemoryBus::default();
         let receiver = tokio::spawn(receive(subscriber, channel.clone(), local.clone()));
-        Ok(Self { publisher, channel, local, _receiver: AbortOnDropHandle::new(receiver) })
+        Ok(Self {
+            publisher,
+            channel,
+            local,
+            _receiver: AbortOnDropHandle::new(receiver),
+        })
     }
 }
 
@@ -70,8 +75,12 @@ async fn receive(subscriber: SubscriberClient, channel: String, local: MemoryBus
 #[async_trait]
 impl EventBus for RedisBus {
     async fn publish(&self, changes: &[Change]) -> Result<(), TransportError> {
-        let text = serde_json::to_string(changes).map_err(|error| TransportError(error.to_string()))?;
-        self.publisher.next().publish::<i64, _, _>(self.channel.as_str(), text).await?;
+        let text =
+            serde_json::to_string(changes).map_err(|error| TransportError(error.to_string()))?;
+        self.publisher
+            .next()
+            .publish::<i64, _, _>(self.channel.as_str(), text)
+            .await?;
         Ok(())
     }
 

@@ -48,8 +48,18 @@ where
 {
     let listener = bus.listen();
     let first = read().await?;
-    let watch = Watch { listener, table, id, read, newest: first.version, is_over: first.is_last, must_look: false };
-    let later = stream::unfold(watch, async |mut watch| watch.next().await.map(|item| (item, watch)));
+    let watch = Watch {
+        listener,
+        table,
+        id,
+        read,
+        newest: first.version,
+        is_over: first.is_last,
+        must_look: false,
+    };
+    let later = stream::unfold(watch, async |mut watch| {
+        watch.next().await.map(|item| (item, watch))
+    });
     Ok(stream::once(std::future::ready(Ok(first.row))).chain(later))
 }
 
@@ -94,7 +104,10 @@ impl<R> Watch<R> {
                 None => return false,
                 Some(Heard::Gap) => return true,
                 Some(Heard::Change(change)) => {
-                    if change.table == self.table && change.id == self.id && change.version > self.newest {
+                    if change.table == self.table
+                        && change.id == self.id
+                        && change.version > self.newest
+                    {
                         return true;
                     }
                 }

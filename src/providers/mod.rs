@@ -102,7 +102,11 @@ pub trait Provider: Send + Sync {
     fn prepare<'a>(&'a self, image: &'a str) -> BoxStream<'a, Result<Prepared, ProviderError>>;
 
     /// Makes sure the container exists and has been started; a second call gives the same instance.
-    async fn ensure(&self, spec: &Spec, stop: &CancellationToken) -> Result<Instance, ProviderError>;
+    async fn ensure(
+        &self,
+        spec: &Spec,
+        stop: &CancellationToken,
+    ) -> Result<Instance, ProviderError>;
 
     /// What there is of a container.
     async fn inspect(&self, id: Id<Container>) -> Result<Option<Instance>, ProviderError>;
@@ -126,7 +130,10 @@ pub enum ProviderError {
     #[error("{engine} is not reachable: {why}")]
     Unreachable { engine: &'static str, why: String },
     #[error("{engine} did not answer in {} s", .after.as_secs())]
-    TimedOut { engine: &'static str, after: Duration },
+    TimedOut {
+        engine: &'static str,
+        after: Duration,
+    },
     #[error("{engine} has no room: {why}")]
     Quota { engine: &'static str, why: String },
     #[error("{engine} failed: {why}")]
@@ -156,7 +163,10 @@ impl ProviderError {
     /// Whether the same call may succeed later.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Quota { .. } | Self::Failed { .. } => true,
+            Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Quota { .. }
+            | Self::Failed { .. } => true,
             Self::NoSuchImage { .. } | Self::Rejected { .. } | Self::Stopped => false,
         }
     }
@@ -172,7 +182,10 @@ pub struct Providers {
 impl Providers {
     pub fn of(provider: Arc<dyn Provider>) -> Self {
         let default = provider.name();
-        Self { by_name: HashMap::from([(default, provider)]), default }
+        Self {
+            by_name: HashMap::from([(default, provider)]),
+            default,
+        }
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<dyn Provider>> {
@@ -189,14 +202,26 @@ impl Providers {
 }
 
 /// The engine `settings` choose: Docker when asked for or when it answers, else the simulated one.
-pub async fn from_settings(settings: &Settings, clock: Arc<dyn Clock>, entropy: Arc<Entropy>) -> Result<Providers, ProviderError> {
+pub async fn from_settings(
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<Entropy>,
+) -> Result<Providers, ProviderError> {
     let simulated = || Providers::of(Arc::new(Simulated::new(clock, entropy, Faults::default())));
     match settings.provider {
         ProviderChoice::Simulated => Ok(simulated()),
-        ProviderChoice::Docker => Ok(Providers::of(Arc::new(Docker::connect(&settings.docker_host)?))),
+        ProviderChoice::Docker => Ok(Providers::of(Arc::new(Docker::connect(
+            &settings.docker_host,
+        )?))),
         ProviderChoice::Auto => {
-            let Ok(docker) = Docker::connect(&settings.docker_host) else { return Ok(simulated()) };
-            Ok(if docker.ping().await.is_ok() { Providers::of(Arc::new(docker)) } else { simulated() })
+            let Ok(docker) = Docker::connect(&settings.docker_host) else {
+                return Ok(simulated());
+            };
+            Ok(if docker.ping().await.is_ok() {
+                Providers::of(Arc::new(docker))
+            } else {
+                simulated()
+            })
         }
     }
 }

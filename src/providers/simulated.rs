@@ -41,7 +41,12 @@ pub struct Faults {
 
 impl Default for Faults {
     fn default() -> Self {
-        Self { delay: Duration::from_millis(120), boot: Duration::from_millis(300), lost_calls: 0, lost_answers: 0 }
+        Self {
+            delay: Duration::from_millis(120),
+            boot: Duration::from_millis(300),
+            lost_calls: 0,
+            lost_answers: 0,
+        }
     }
 }
 
@@ -71,16 +76,26 @@ enum Fate {
 
 impl Simulated {
     pub fn new(clock: Arc<dyn Clock>, entropy: Arc<Entropy>, faults: Faults) -> Self {
-        Self { clock, entropy, faults, instances: Arc::default(), happened: broadcast::Sender::new(256) }
+        Self {
+            clock,
+            entropy,
+            faults,
+            instances: Arc::default(),
+            happened: broadcast::Sender::new(256),
+        }
     }
 
     fn instances(&self) -> std::sync::MutexGuard<'_, BTreeMap<Id<Container>, Simulation>> {
-        self.instances.lock().unwrap_or_else(PoisonError::into_inner)
+        self.instances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a while, and draws this call's fate.
     async fn enter(&self) -> Result<Fate, ProviderError> {
-        self.clock.sleep(self.entropy.jitter(self.faults.delay)).await;
+        self.clock
+            .sleep(self.entropy.jitter(self.faults.delay))
+            .await;
         let fate = self.entropy.jitter(Duration::from_millis(1000)).as_millis();
         let before = u128::from(self.faults.lost_calls);
         let after = before + u128::from(self.faults.lost_answers);
@@ -95,12 +110,21 @@ impl Simulated {
         let mut ports = BTreeMap::new();
         let mut servers = Vec::new();
         for inside in &spec.ports {
-            let listener = TcpListener::bind((spec.publish_address, 0)).await.map_err(no_port)?;
+            let listener = TcpListener::bind((spec.publish_address, 0))
+                .await
+                .map_err(no_port)?;
             ports.insert(*inside, listener.local_addr().map_err(no_port)?.port());
-            servers.push(AbortOnDropHandle::new(tokio::spawn(serve(listener, greeting(spec)))));
+            servers.push(AbortOnDropHandle::new(tokio::spawn(serve(
+                listener,
+                greeting(spec),
+            ))));
         }
         let exits = spec.image.starts_with(EXITING_IMAGE);
-        let (status, line) = if exits { (Status::Exited { code: 1 }, "exiting as its name says") } else { (Status::Starting, "up") };
+        let (status, line) = if exits {
+            (Status::Exited { code: 1 }, "exiting as its name says")
+        } else {
+            (Status::Starting, "up")
+        };
         let instance = Instance {
             container: spec.container,
             handle: format!("simulated-{}", spec.container.uuid().simple()),
@@ -108,12 +132,20 @@ impl Simulated {
             ip: Some(IpAddr::from([127, 0, 0, 1]).to_string()),
             ports,
         };
-        Ok(Simulation { instance, lines: vec![line.to_owned()], _servers: if exits { Vec::new() } else { servers } })
+        Ok(Simulation {
+            instance,
+            lines: vec![line.to_owned()],
+            _servers: if exits { Vec::new() } else { servers },
+        })
     }
 
     /// Lets the health check pass after a while.
     fn boot(&self, id: Id<Container>) {
-        let (clock, instances, happened) = (Arc::clone(&self.clock), Arc::clone(&self.instances), self.happened.clone());
+        let (clock, instances, happened) = (
+            Arc::clone(&self.clock),
+            Arc::clone(&self.instances),
+            self.happened.clone(),
+        );
         let boot = self.entropy.jitter(self.faults.boot);
         // Owned by nobody on purpose: it ends after one sleep and touches only what it finds then.
         tokio::spawn(async move {
@@ -131,15 +163,25 @@ impl Simulated {
 }
 
 fn lost() -> ProviderError {
-    ProviderError::Unreachable { engine: NAME, why: "a simulated fault".to_owned() }
+    ProviderError::Unreachable {
+        engine: NAME,
+        why: "a simulated fault".to_owned(),
+    }
 }
 
 fn no_port(error: std::io::Error) -> ProviderError {
-    ProviderError::Quota { engine: NAME, why: format!("no port could be opened: {error}") }
+    ProviderError::Quota {
+        engine: NAME,
+        why: format!("no port could be opened: {error}"),
+    }
 }
 
 fn greeting(spec: &Spec) -> String {
-    format!("{} simulates {}\n", instance_name(spec.container), spec.image)
+    format!(
+        "{} simulates {}\n",
+        instance_name(spec.container),
+        spec.image
+    )
 }
 
 async fn serve(listener: TcpListener, greeting: String) {
@@ -170,7 +212,10 @@ impl Provider for Simulated {
 
     fn prepare<'a>(&'a self, image: &'a str) -> BoxStream<'a, Result<Prepared, ProviderError>> {
         if image.starts_with(MISSING_IMAGE) {
-            let error = ProviderError::NoSuchImage { image: image.to_owned(), why: "its name says so".to_owned() };
+            let error = ProviderError::NoSuchImage {
+                image: image.to_owned(),
+                why: "its name says so".to_owned(),
+            };
             return stream::once(std::future::ready(Err(error))).boxed();
         }
         stream::iter([Prepared::Pulling(50), Prepared::Present])
@@ -181,13 +226,20 @@ impl Provider for Simulated {
             .boxed()
     }
 
-    async fn ensure(&self, spec: &Spec, stop: &CancellationToken) -> Result<Instance, ProviderError> {
+    async fn ensure(
+        &self,
+        spec: &Spec,
+        stop: &CancellationToken,
+    ) -> Result<Instance, ProviderError> {
         let fate = self.enter().await?;
         if stop.is_cancelled() {
             return Err(ProviderError::Stopped);
         }
         if spec.image.starts_with(MISSING_IMAGE) {
-            return Err(ProviderError::NoSuchImage { image: spec.image.clone(), why: "its name says so".to_owned() });
+            return Err(ProviderError::NoSuchImage {
+                image: spec.image.clone(),
+                why: "its name says so".to_owned(),
+            });
         }
         let is_known = self.instances().contains_key(&spec.container);
         if !is_known {
@@ -195,18 +247,29 @@ impl Provider for Simulated {
             // Whoever was quicker has won.
             self.instances().entry(spec.container).or_insert(started);
             self.boot(spec.container);
-            let _ = self.happened.send(Happened { container: spec.container });
+            let _ = self.happened.send(Happened {
+                container: spec.container,
+            });
         }
         if fate == Fate::AnswerLost {
             return Err(lost());
         }
-        let found = self.instances().get(&spec.container).map(|simulation| simulation.instance.clone());
-        found.ok_or_else(|| ProviderError::Failed { engine: NAME, why: "it vanished after it was made".to_owned() })
+        let found = self
+            .instances()
+            .get(&spec.container)
+            .map(|simulation| simulation.instance.clone());
+        found.ok_or_else(|| ProviderError::Failed {
+            engine: NAME,
+            why: "it vanished after it was made".to_owned(),
+        })
     }
 
     async fn inspect(&self, id: Id<Container>) -> Result<Option<Instance>, ProviderError> {
         self.enter().await?;
-        Ok(self.instances().get(&id).map(|simulation| simulation.instance.clone()))
+        Ok(self
+            .instances()
+            .get(&id)
+            .map(|simulation| simulation.instance.clone()))
     }
 
     async fn remove(&self, id: Id<Container>, _grace: Duration) -> Result<(), ProviderError> {
@@ -222,17 +285,26 @@ impl Provider for Simulated {
 
     async fn list(&self) -> Result<Vec<Instance>, ProviderError> {
         self.enter().await?;
-        Ok(self.instances().values().map(|simulation| simulation.instance.clone()).collect())
+        Ok(self
+            .instances()
+            .values()
+            .map(|simulation| simulation.instance.clone())
+            .collect())
     }
 
     async fn logs(&self, id: Id<Container>, lines: u32) -> Result<Vec<String>, ProviderError> {
         self.enter().await?;
         let instances = self.instances();
-        let all = instances.get(&id).map(|simulation| simulation.lines.as_slice()).unwrap_or_default();
+        let all = instances
+            .get(&id)
+            .map(|simulation| simulation.lines.as_slice())
+            .unwrap_or_default();
         Ok(all[all.len().saturating_sub(lines as usize)..].to_vec())
     }
 
     fn events(&self) -> BoxStream<'static, Happened> {
-        BroadcastStream::new(self.happened.subscribe()).filter_map(async |event| event.ok()).boxed()
+        BroadcastStream::new(self.happened.subscribe())
+            .filter_map(async |event| event.ok())
+            .boxed()
     }
 }

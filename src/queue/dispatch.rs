@@ -60,14 +60,28 @@ impl Dispatcher {
         for Posted { id, message } in messages {
             ids.push(id);
             match message {
-                Message::Dispatch { task, rank } => hints.push((Id::new(task), Priority::from_rank(rank))),
+                Message::Dispatch { task, rank } => {
+                    hints.push((Id::new(task), Priority::from_rank(rank)))
+                }
                 Message::Change(change) => changes.push(change),
             }
         }
         // Neither waits for the other's success: a failure of one leaves all of them to be sent again.
         let (told, announced) = tokio::join!(
-            async { if changes.is_empty() { Ok(()) } else { self.bus.publish(&changes).await } },
-            async { if hints.is_empty() { Ok(()) } else { self.queue.announce(&hints).await } },
+            async {
+                if changes.is_empty() {
+                    Ok(())
+                } else {
+                    self.bus.publish(&changes).await
+                }
+            },
+            async {
+                if hints.is_empty() {
+                    Ok(())
+                } else {
+                    self.queue.announce(&hints).await
+                }
+            },
         );
         told.and(announced)?;
         Ok(outbox::forget(&self.store, ids).await?)

@@ -25,7 +25,12 @@ pub trait TaskKind: Send + Sync + 'static {
     async fn run(&self, input: Self::Input, run: &Run) -> Result<Self::Output, TaskError>;
 
     /// Undoes what the attempts have done, because the task ends without success. Runs again until it succeeds.
-    async fn give_up(&self, _input: Self::Input, _run: &Run, _why: &GiveUp) -> Result<(), TaskError> {
+    async fn give_up(
+        &self,
+        _input: Self::Input,
+        _run: &Run,
+        _why: &GiveUp,
+    ) -> Result<(), TaskError> {
         Ok(())
     }
 }
@@ -48,7 +53,10 @@ pub enum TaskError {
     Permanent { code: &'static str, message: String },
     /// Waits for an event, at most until a time, and gives its worker back.
     #[error("waits until {until}")]
-    Wait { until: DateTime<Utc>, wake_on: Option<String> },
+    Wait {
+        until: DateTime<Utc>,
+        wake_on: Option<String>,
+    },
     /// Followed the request to stop.
     #[error("stopped on request")]
     Stopped,
@@ -73,7 +81,10 @@ pub(super) trait AnyKind: Send + Sync {
 fn input<I: TaskInput>(task: &Model) -> Result<I, TaskError> {
     serde_json::from_value(task.input.clone()).map_err(|error| TaskError::Permanent {
         code: "BAD_INPUT",
-        message: format!("input version {} cannot be read: {error}", task.input_version),
+        message: format!(
+            "input version {} cannot be read: {error}",
+            task.input_version
+        ),
     })
 }
 
@@ -85,8 +96,10 @@ impl<K: TaskKind> AnyKind for K {
 
     async fn run(&self, run: &Run) -> Result<JsonValue, TaskError> {
         let output = TaskKind::run(self, input(&run.task)?, run).await?;
-        serde_json::to_value(output)
-            .map_err(|error| TaskError::Permanent { code: "BAD_OUTPUT", message: error.to_string() })
+        serde_json::to_value(output).map_err(|error| TaskError::Permanent {
+            code: "BAD_OUTPUT",
+            message: error.to_string(),
+        })
     }
 
     async fn give_up(&self, run: &Run, why: &GiveUp) -> Result<(), TaskError> {

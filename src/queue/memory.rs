@@ -23,7 +23,10 @@ pub struct MemoryQueue {
 
 impl MemoryQueue {
     fn take(&self, max: usize) -> Vec<Id<Task>> {
-        let mut lists = self.lists.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut lists = self
+            .lists
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut taken = Vec::new();
         for list in lists.iter_mut() {
             let count = list.len().min(max - taken.len());
@@ -39,7 +42,10 @@ impl MemoryQueue {
 #[async_trait]
 impl TaskQueue for MemoryQueue {
     async fn announce(&self, tasks: &[(Id<Task>, Priority)]) -> Result<(), TransportError> {
-        let mut lists = self.lists.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut lists = self
+            .lists
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut room = CAPACITY.saturating_sub(lists.iter().map(VecDeque::len).sum());
         for (task, priority) in tasks {
             if room == 0 {

@@ -12,11 +12,7 @@ use fred::{
 use super::TaskQueue;
 use crate::{
     config::Secret,
-    domain::{
-        Id,
-        id::Task,
-        task::Priority,
-    },
+    domain::{Id, id::Task, task::Priority},
     error::TransportError,
 };
 
@@ -30,7 +26,11 @@ pub struct RedisQueue {
 impl RedisQueue {
     pub fn new(url: &Secret, prefix: &str, commands: Pool) -> Result<Self, TransportError> {
         let list = |priority: Priority| format!("{prefix}:tasks:{}", priority.rank());
-        Ok(Self { commands, blocking: crate::redis::blocking(url)?, lists: Priority::ALL.map(list) })
+        Ok(Self {
+            commands,
+            blocking: crate::redis::blocking(url)?,
+            lists: Priority::ALL.map(list),
+        })
     }
 }
 
@@ -40,8 +40,11 @@ impl TaskQueue for RedisQueue {
         let pipeline = self.commands.next().pipeline();
         let mut is_empty = true;
         for (list, priority) in self.lists.iter().zip(Priority::ALL) {
-            let ids: Vec<String> =
-                tasks.iter().filter(|(_, p)| *p == priority).map(|(id, _)| id.to_string()).collect();
+            let ids: Vec<String> = tasks
+                .iter()
+                .filter(|(_, p)| *p == priority)
+                .map(|(id, _)| id.to_string())
+                .collect();
             if !ids.is_empty() {
                 is_empty = false;
                 pipeline.rpush::<(), _, _>(list.as_str(), ids).await?;
@@ -54,19 +57,31 @@ impl TaskQueue for RedisQueue {
     }
 
     async fn next(&self, max: usize, wait: Duration) -> Result<Vec<Id<Task>>, TransportError> {
-        let pop = self.blocking.blpop::<Option<(String, String)>, _>(self.lists.to_vec(), wait.as_secs_f64());
+        let pop = self
+            .blocking
+            .blpop::<Option<(String, String)>, _>(self.lists.to_vec(), wait.as_secs_f64());
         // The server ends the wait; the second bound is for one that is frozen or unreachable.
         let first = match tokio::time::timeout(wait + Duration::from_secs(2), pop).await {
-            Err(_) => return Err(TransportError("Redis: no answer to a blocking pop".to_owned())),
+            Err(_) => {
+                return Err(TransportError(
+                    "Redis: no answer to a blocking pop".to_owned(),
+                ));
+            }
             Ok(Err(error)) if *error.kind() == ErrorKind::Timeout => None,
             Ok(popped) => popped?,
         };
-        let Some((_, first)) = first else { return Ok(Vec::new()) };
+        let Some((_, first)) = first else {
+            return Ok(Vec::new());
+        };
         let mut taken = vec![first];
         for list in &self.lists {
             if taken.len() < max {
-                let more: Option<Vec<String>> =
-                    self.commands.next().lpop(list.as_str(), Some(max - taken.len())).await.unwrap_or_default();
+                let more: Option<Vec<String>> = self
+                    .commands
+                    .next()
+                    .lpop(list.as_str(), Some(max - taken.len()))
+                    .await
+                    .unwrap_or_default();
                 taken.extend(more.unwrap_or_default());
             }
         }

@@ -88,7 +88,11 @@ impl Run {
 
     /// Leaves when a stop has been requested; for the places where leaving is safe.
     pub fn check_stop(&self) -> Result<(), TaskError> {
-        if self.stop.token.is_cancelled() { Err(TaskError::Stopped) } else { Ok(()) }
+        if self.stop.token.is_cancelled() {
+            Err(TaskError::Stopped)
+        } else {
+            Ok(())
+        }
     }
 
     /// Sleeps, unless a stop is requested meanwhile.

@@ -13,10 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-use super::{
-    GiveUp, Registry, Run, Stop, StopReason, TaskError, TaskQueue,
-    kind::AnyKind,
-};
+use super::{GiveUp, Registry, Run, Stop, StopReason, TaskError, TaskQueue, kind::AnyKind};
 use crate::{
     domain::{ChangeKind, Id, Table, id::Task, task::backoff_ceiling},
     error::StoreError,
@@ -66,7 +63,16 @@ impl Worker {
     ) -> Self {
         let id = store.entropy.uuid(store.now());
         let (running, runs) = (Mutex::default(), TaskTracker::new());
-        Self { id, store, queue, bus, registry, settings, running, runs }
+        Self {
+            id,
+            store,
+            queue,
+            bus,
+            registry,
+            settings,
+            running,
+            runs,
+        }
     }
 
     /// Works until `stop`, then lets its tasks finish or gives them back.
@@ -121,9 +127,14 @@ impl Worker {
 
     /// Waits for a free slot and a hint, then claims. Dropping it in the middle loses at most hints; a claim is one
     /// statement, and a claimed task that is dropped comes back when its lease ends.
-    async fn take_some(&self, slots: &Arc<Semaphore>) -> Result<Vec<(Model, OwnedSemaphorePermit)>, StoreError> {
+    async fn take_some(
+        &self,
+        slots: &Arc<Semaphore>,
+    ) -> Result<Vec<(Model, OwnedSemaphorePermit)>, StoreError> {
         // The semaphore is never closed.
-        let Ok(first) = Arc::clone(slots).acquire_owned().await else { return Ok(Vec::new()) };
+        let Ok(first) = Arc::clone(slots).acquire_owned().await else {
+            return Ok(Vec::new());
+        };
         let mut free = vec![first];
         while let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
             free.push(slot);
@@ -154,10 +165,16 @@ impl Worker {
                 Ok(held) => {
                     renewed_at = asked_at;
                     for id in ids {
-                        let Some((attempt, stop)) = self.running().get(&id).cloned() else { continue };
-                        match held.iter().find(|renewed| renewed.lease.task == id && renewed.lease.attempt == attempt) {
+                        let Some((attempt, stop)) = self.running().get(&id).cloned() else {
+                            continue;
+                        };
+                        match held.iter().find(|renewed| {
+                            renewed.lease.task == id && renewed.lease.attempt == attempt
+                        }) {
                             None => stop.request(StopReason::LeaseLost),
-                            Some(renewed) if renewed.is_cancel_requested => stop.request(StopReason::Cancelled),
+                            Some(renewed) if renewed.is_cancel_requested => {
+                                stop.request(StopReason::Cancelled)
+                            }
                             Some(_) => {}
                         }
                     }
@@ -182,7 +199,10 @@ impl Worker {
             };
             match heard {
                 None => return,
-                Some(Heard::Change(change)) if change.table == Table::Task && change.kind == ChangeKind::CancelRequested => {
+                Some(Heard::Change(change))
+                    if change.table == Table::Task
+                        && change.kind == ChangeKind::CancelRequested =>
+                {
                     if let Some((_, stop)) = self.running().get(&Id::new(change.id)) {
                         stop.request(StopReason::Cancelled);
                     }
@@ -196,7 +216,11 @@ impl Worker {
         let (id, lease, kind) = (task.id(), task.lease(), task.kind.clone());
         let stop = Stop::default();
         self.running().insert(id, (task.attempt, stop.clone()));
-        let run = Run { task, store: self.store.clone(), stop };
+        let run = Run {
+            task,
+            store: self.store.clone(),
+            stop,
+        };
         let outcome = self.outcome(&run).await;
         tracing::debug!(task = %id, kind, attempt = lease.attempt, ?outcome, "a run has ended");
         if let Some(outcome) = outcome {
@@ -211,7 +235,9 @@ impl Worker {
         loop {
             match tasks::settle(&self.store, run.lease(), outcome.clone()).await {
                 Ok(_) => return,
-                Err(error) if error.is_outage() && run.stop.reason() != Some(StopReason::LeaseLost) => {
+                Err(error)
+                    if error.is_outage() && run.stop.reason() != Some(StopReason::LeaseLost) =>
+                {
                     tracing::warn!(%error, task = %run.task.id(), "an outcome could not be written yet");
                     self.store.clock.sleep(LOOK).await;
                 }
@@ -230,9 +256,15 @@ impl Worker {
             // Another version's task: it waits for a worker that knows it, until its deadline.
             let until = run.now() + Duration::from_secs(5);
             return Some(if task.deadline_at <= until {
-                Outcome::Failed { code: "UNKNOWN_KIND", message: format!("no worker knows the kind {}", task.kind) }
+                Outcome::Failed {
+                    code: "UNKNOWN_KIND",
+                    message: format!("no worker knows the kind {}", task.kind),
+                }
             } else {
-                Outcome::Park { until, wake_on: None }
+                Outcome::Park {
+                    until,
+                    wake_on: None,
+                }
             });
         };
         if let Some(why) = must_give_up(task, run.now()) {
@@ -241,31 +273,49 @@ impl Worker {
         let error = match bounded(run, kind.timeout(), kind.run(run)).await {
             Ok(Ok(result)) => return Some(Outcome::Succeeded(result)),
             Ok(Err(error)) => error,
-            Err(Panicked) => {
-                TaskError::Retryable { code: "INTERNAL", message: "the task's code panicked; the worker's log has it".to_owned() }
-            }
+            Err(Panicked) => TaskError::Retryable {
+                code: "INTERNAL",
+                message: "the task's code panicked; the worker's log has it".to_owned(),
+            },
         };
         let (code, message, is_permanent) = match (error, run.stop.reason()) {
-            (TaskError::Store(StoreError::LeaseLost), _) | (_, Some(StopReason::LeaseLost)) => return None,
-            (TaskError::Wait { until, wake_on }, None) => {
-                return Some(Outcome::Park { until: until.min(task.deadline_at), wake_on });
+            (TaskError::Store(StoreError::LeaseLost), _) | (_, Some(StopReason::LeaseLost)) => {
+                return None;
             }
-            (_, Some(StopReason::Cancelled)) => return self.give_up(run, &*kind, GiveUp::Cancelled).await,
+            (TaskError::Wait { until, wake_on }, None) => {
+                return Some(Outcome::Park {
+                    until: until.min(task.deadline_at),
+                    wake_on,
+                });
+            }
+            (_, Some(StopReason::Cancelled)) => {
+                return self.give_up(run, &*kind, GiveUp::Cancelled).await;
+            }
             (_, Some(StopReason::Draining)) => return Some(Outcome::HandBack),
-            (_, Some(StopReason::TimedOut)) => ("TIMED_OUT", "the attempt took too long".to_owned(), false),
+            (_, Some(StopReason::TimedOut)) => {
+                ("TIMED_OUT", "the attempt took too long".to_owned(), false)
+            }
             (TaskError::Retryable { code, message }, None) => (code, message, false),
             (TaskError::Permanent { code, message }, None) => (code, message, true),
             (TaskError::Store(error), None) => {
                 tracing::warn!(%error, task = %task.id(), "a task met the store's error");
-                ("STORE", "the database did not take a write".to_owned(), false)
+                (
+                    "STORE",
+                    "the database did not take a write".to_owned(),
+                    false,
+                )
             }
-            (TaskError::Stopped, None) => ("STOPPED", "stopped without being asked".to_owned(), false),
+            (TaskError::Stopped, None) => {
+                ("STOPPED", "stopped without being asked".to_owned(), false)
+            }
         };
         let is_last = is_permanent || task.failures + 1 >= task.max_attempts;
         let level = if is_last { Level::Error } else { Level::Warn };
         let _ = run.log(level, &format!("{code}: {message}")).await;
         if is_last {
-            return self.give_up(run, &*kind, GiveUp::Failed { code, message }).await;
+            return self
+                .give_up(run, &*kind, GiveUp::Failed { code, message })
+                .await;
         }
         Some(self.retry(task, code, message))
     }
@@ -278,7 +328,11 @@ impl Worker {
 
     async fn give_up(&self, run: &Run, kind: &dyn AnyKind, why: GiveUp) -> Option<Outcome> {
         // The cleaning up has its own time; a cancellation that led here does not stop it as well.
-        let cleanup = Run { task: run.task.clone(), store: run.store.clone(), stop: Stop::default() };
+        let cleanup = Run {
+            task: run.task.clone(),
+            store: run.store.clone(),
+            stop: Stop::default(),
+        };
         let cleaned = bounded(&cleanup, kind.timeout(), kind.give_up(&cleanup, &why)).await;
         let problem = match cleaned {
             Ok(Ok(())) => None,
@@ -287,7 +341,9 @@ impl Worker {
             Err(Panicked) => Some("the cleaning up panicked".to_owned()),
         };
         if let Some(problem) = problem {
-            let _ = run.log(Level::Error, &format!("cleaning up: {problem}")).await;
+            let _ = run
+                .log(Level::Error, &format!("cleaning up: {problem}"))
+                .await;
             if run.task.failures < run.task.max_attempts + CLEANUPS {
                 return Some(self.retry(&run.task, "CLEANUP", problem));
             }
@@ -305,12 +361,24 @@ fn must_give_up(task: &Model, now: DateTime<Utc>) -> Option<GiveUp> {
         return Some(GiveUp::Cancelled);
     }
     if task.deadline_at <= now {
-        return Some(GiveUp::Failed { code: "DEADLINE_EXCEEDED", message: "it did not finish before its deadline".to_owned() });
+        return Some(GiveUp::Failed {
+            code: "DEADLINE_EXCEEDED",
+            message: "it did not finish before its deadline".to_owned(),
+        });
     }
     if task.failures >= task.max_attempts {
-        let last = task.error_message.as_deref().unwrap_or("no error was recorded");
-        let message = format!("{} attempts failed, the last one with: {last}", task.failures);
-        return Some(GiveUp::Failed { code: "ATTEMPTS_EXHAUSTED", message });
+        let last = task
+            .error_message
+            .as_deref()
+            .unwrap_or("no error was recorded");
+        let message = format!(
+            "{} attempts failed, the last one with: {last}",
+            task.failures
+        );
+        return Some(GiveUp::Failed {
+            code: "ATTEMPTS_EXHAUSTED",
+            message,
+        });
     }
     None
 }
@@ -339,4 +407,3 @@ async fn bounded<T>(
 fn to_delta(duration: Duration) -> chrono::TimeDelta {
     chrono::TimeDelta::from_std(duration).unwrap_or(chrono::TimeDelta::MAX)
 }
-

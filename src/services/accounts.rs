@@ -28,7 +28,13 @@ pub struct LoggedIn {
 
 impl Services {
     /// Opens an account and its first session.
-    pub async fn sign_up(&self, email: &str, name: &str, password: &str, origin: &Origin) -> Result<LoggedIn, AppError> {
+    pub async fn sign_up(
+        &self,
+        email: &str,
+        name: &str,
+        password: &str,
+        origin: &Origin,
+    ) -> Result<LoggedIn, AppError> {
         let email = Email::parse(email).in_field("email")?;
         let name = DisplayName::parse(name).in_field("name")?;
         let password = NewPassword::parse(password).in_field("password")?;
@@ -36,27 +42,55 @@ impl Services {
         let refresh = RefreshToken::generate();
         let mut tx = self.store.begin().await?;
         let account = accounts::insert(&mut tx, &email, &name, hash, Role::User).await?;
-        let session = sessions::open(&mut tx, account.id(), origin, refresh.hash, self.auth.refresh_life).await?;
+        let session = sessions::open(
+            &mut tx,
+            account.id(),
+            origin,
+            refresh.hash,
+            self.auth.refresh_life,
+        )
+        .await?;
         tx.commit().await?;
         self.logged_in(account, session, refresh.token)
     }
 
     /// Opens a session. The same answer, after the same time, for a wrong password and for an unknown address.
-    pub async fn log_in(&self, email: &str, password: &str, origin: &Origin) -> Result<LoggedIn, AppError> {
-        const WRONG: AppError = AppError::Unauthenticated("the e-mail address or the password is wrong");
+    pub async fn log_in(
+        &self,
+        email: &str,
+        password: &str,
+        origin: &Origin,
+    ) -> Result<LoggedIn, AppError> {
+        const WRONG: AppError =
+            AppError::Unauthenticated("the e-mail address or the password is wrong");
         let account = match Email::parse(email) {
             Ok(email) => accounts::unscoped_by_email(self.store.db(), &email).await?,
             Err(_) => None,
         };
         // Nobody can have chosen a longer one; hashing it would only cost.
-        let hash = account.as_ref().filter(|_| password.len() <= 4096).map(|account| account.password_hash.clone());
-        if !self.auth.passwords.is_right(password.get(..4096).unwrap_or(password), hash).await? {
+        let hash = account
+            .as_ref()
+            .filter(|_| password.len() <= 4096)
+            .map(|account| account.password_hash.clone());
+        if !self
+            .auth
+            .passwords
+            .is_right(password.get(..4096).unwrap_or(password), hash)
+            .await?
+        {
             return Err(WRONG);
         }
         let account = account.filter(|account| !account.disabled).ok_or(WRONG)?;
         let refresh = RefreshToken::generate();
         let mut tx = self.store.begin().await?;
-        let session = sessions::open(&mut tx, account.id(), origin, refresh.hash, self.auth.refresh_life).await?;
+        let session = sessions::open(
+            &mut tx,
+            account.id(),
+            origin,
+            refresh.hash,
+            self.auth.refresh_life,
+        )
+        .await?;
         tx.commit().await?;
         self.logged_in(account, session, refresh.token)
     }
@@ -64,10 +98,17 @@ impl Services {
     /// Spends a refresh token for new tokens of the same session. A token spent before ends the session: one of the
     /// two who have it is not its owner.
     pub async fn refresh_session(&self, token: &str) -> Result<LoggedIn, AppError> {
-        const REFUSED: AppError = AppError::Unauthenticated("the refresh token is not valid, log in again");
+        const REFUSED: AppError =
+            AppError::Unauthenticated("the refresh token is not valid, log in again");
         let next = RefreshToken::generate();
         let mut tx = self.store.begin().await?;
-        let spent = sessions::rotate(&mut tx, &RefreshToken::hash_of(token), next.hash, self.auth.refresh_life).await?;
+        let spent = sessions::rotate(
+            &mut tx,
+            &RefreshToken::hash_of(token),
+            next.hash,
+            self.auth.refresh_life,
+        )
+        .await?;
         let session = match spent {
             Spent::Rotated(session) => session,
             Spent::Reused => {
@@ -98,8 +139,11 @@ impl Services {
     /// The viewer's own account; `None` for nobody.
     pub async fn own_account(&self, viewer: Viewer) -> Result<Option<accounts::Model>, AppError> {
         use sea_orm::{ColumnTrait as _, QueryFilter as _};
-        let Some(user) = viewer.user() else { return Ok(None) };
-        let own = accounts::Entity::visible_to(viewer, Action::Read).filter(accounts::Column::Id.eq(user.uuid()));
+        let Some(user) = viewer.user() else {
+            return Ok(None);
+        };
+        let own = accounts::Entity::visible_to(viewer, Action::Read)
+            .filter(accounts::Column::Id.eq(user.uuid()));
         Ok(own.one(self.store.db()).await?)
     }
 
@@ -110,7 +154,15 @@ impl Services {
         refresh_token: String,
     ) -> Result<LoggedIn, AppError> {
         let (access_token, access_token_expires_at) =
-            self.auth.tokens.sign(account.id(), session.id(), self.store.now())?;
-        Ok(LoggedIn { account, session, access_token, access_token_expires_at, refresh_token })
+            self.auth
+                .tokens
+                .sign(account.id(), session.id(), self.store.now())?;
+        Ok(LoggedIn {
+            account,
+            session,
+            access_token,
+            access_token_expires_at,
+            refresh_token,
+        })
     }
 }

@@ -42,29 +42,53 @@ const NO_CONTAINER: AppError = AppError::NotFound { what: "container" };
 
 impl Services {
     /// Records a container and the task that makes it.
-    pub async fn create_container(&self, viewer: Viewer, wanted: Create<'_>) -> Result<Created, AppError> {
+    pub async fn create_container(
+        &self,
+        viewer: Viewer,
+        wanted: Create<'_>,
+    ) -> Result<Created, AppError> {
         let owner = signed_in(viewer)?;
         let dpi = Dpi::parse(wanted.dpi).in_field("dpi")?;
         let key = idempotency_key(wanted.idempotency_key)?;
-        let (app, region) = (self.offered_app(viewer, wanted.app).await?, self.open_region(viewer, wanted.region).await?);
+        let (app, region) = (
+            self.offered_app(viewer, wanted.app).await?,
+            self.open_region(viewer, wanted.region).await?,
+        );
         let mut tx = self.store.begin().await?;
-        if let Some(task) = replayed(&tx, owner, key.as_ref(), create_container::Input::KIND).await? {
+        if let Some(task) =
+            replayed(&tx, owner, key.as_ref(), create_container::Input::KIND).await?
+        {
             let container = match task.subject_id {
                 Some(id) => containers::unscoped_by_id(&tx, Id::new(id)).await?,
                 None => None,
             };
-            let same = |row: &Model| row.app_id == app.id && row.region_id == region.id && row.dpi == dpi.get().cast_signed();
+            let same = |row: &Model| {
+                row.app_id == app.id
+                    && row.region_id == region.id
+                    && row.dpi == dpi.get().cast_signed()
+            };
             let container = container.filter(same).ok_or(REUSED)?;
-            return Ok(Created { container, task, secret_key: None });
+            return Ok(Created {
+                container,
+                task,
+                secret_key: None,
+            });
         }
-        let container = containers::insert(&mut tx, Some(owner), app.id(), region.id(), dpi).await?;
-        let input = create_container::Input { container: container.id };
+        let container =
+            containers::insert(&mut tx, Some(owner), app.id(), region.id(), dpi).await?;
+        let input = create_container::Input {
+            container: container.id,
+        };
         let mut task = input.into_task(Some(owner), Some(container.id))?;
         task.idempotency_key = key;
         let task = tasks::insert(&mut tx, task).await?;
         tx.commit().await?;
         let secret_key = Some(self.keyring.container_key(container.id()));
-        Ok(Created { container, task, secret_key })
+        Ok(Created {
+            container,
+            task,
+            secret_key,
+        })
     }
 
     /// Marks a container as unwanted, stops its creation, and records the task that removes it.
@@ -79,25 +103,50 @@ impl Services {
         let owner = signed_in(viewer)?;
         let key = idempotency_key(key)?;
         let mut tx = self.store.begin().await?;
-        let reached = containers::Entity::visible_to(viewer, Action::Delete).filter(containers::Column::Id.eq(id.uuid()));
+        let reached = containers::Entity::visible_to(viewer, Action::Delete)
+            .filter(containers::Column::Id.eq(id.uuid()));
         // Locked, so that two deletions at once take turns.
-        let container = reached.lock_exclusive().one(&tx).await?.ok_or(NO_CONTAINER)?;
-        if let Some(task) = replayed(&tx, owner, key.as_ref(), delete_container::Input::KIND).await? {
-            return if task.subject_id == Some(container.id) { Ok((container, task)) } else { Err(REUSED) };
+        let container = reached
+            .lock_exclusive()
+            .one(&tx)
+            .await?
+            .ok_or(NO_CONTAINER)?;
+        if let Some(task) =
+            replayed(&tx, owner, key.as_ref(), delete_container::Input::KIND).await?
+        {
+            return if task.subject_id == Some(container.id) {
+                Ok((container, task))
+            } else {
+                Err(REUSED)
+            };
         }
         let live = tasks::unscoped_live_of(&tx, container.id).await?;
         let container = if container.state()? == ContainerState::Deleting {
-            if let Some(task) = live.iter().find(|task| task.kind == delete_container::Input::KIND) {
+            if let Some(task) = live
+                .iter()
+                .find(|task| task.kind == delete_container::Input::KIND)
+            {
                 return Ok((container, task.clone()));
             }
             container
         } else {
-            containers::transition(&mut tx, &container, ContainerEvent::Delete, ActiveModel::default()).await?
+            containers::transition(
+                &mut tx,
+                &container,
+                ContainerEvent::Delete,
+                ActiveModel::default(),
+            )
+            .await?
         };
-        for task in live.iter().filter(|task| task.kind == create_container::Input::KIND) {
+        for task in live
+            .iter()
+            .filter(|task| task.kind == create_container::Input::KIND)
+        {
             tasks::request_cancel(&mut tx, task).await?;
         }
-        let input = delete_container::Input { container: container.id };
+        let input = delete_container::Input {
+            container: container.id,
+        };
         let mut task = input.into_task(container.owner_id.map(Id::new), Some(container.id))?;
         task.idempotency_key = key;
         let task = tasks::insert(&mut tx, task).await?;
@@ -108,7 +157,8 @@ impl Services {
     /// One container the viewer may see.
     pub async fn container(&self, viewer: Viewer, id: Id<Container>) -> Result<Model, AppError> {
         signed_in(viewer)?;
-        let reached = containers::Entity::visible_to(viewer, Action::Read).filter(containers::Column::Id.eq(id.uuid()));
+        let reached = containers::Entity::visible_to(viewer, Action::Read)
+            .filter(containers::Column::Id.eq(id.uuid()));
         reached.one(self.store.db()).await?.ok_or(NO_CONTAINER)
     }
 
@@ -117,15 +167,29 @@ impl Services {
         let offered = apps::Entity::visible_to(viewer, Action::Read)
             .filter(apps::Column::Slug.eq(slug.as_str()))
             .filter(apps::Column::Active.eq(true));
-        let unknown = || AppError::Invalid { field: "app", reason: format!("there is no app '{}'", slug.as_str()) };
+        let unknown = || AppError::Invalid {
+            field: "app",
+            reason: format!("there is no app '{}'", slug.as_str()),
+        };
         offered.one(self.store.db()).await?.ok_or_else(unknown)
     }
 
     async fn open_region(&self, viewer: Viewer, name: &str) -> Result<regions::Model, AppError> {
         let name = Slug::parse(name).in_field("region")?;
-        let named = regions::Entity::visible_to(viewer, Action::Read).filter(regions::Column::Name.eq(name.as_str()));
-        let refused = |what| AppError::Invalid { field: "region", reason: format!("region '{}' {what}", name.as_str()) };
-        let region = named.one(self.store.db()).await?.ok_or_else(|| refused("does not exist"))?;
-        if region.enabled { Ok(region) } else { Err(refused("takes no containers now")) }
+        let named = regions::Entity::visible_to(viewer, Action::Read)
+            .filter(regions::Column::Name.eq(name.as_str()));
+        let refused = |what| AppError::Invalid {
+            field: "region",
+            reason: format!("region '{}' {what}", name.as_str()),
+        };
+        let region = named
+            .one(self.store.db())
+            .await?
+            .ok_or_else(|| refused("does not exist"))?;
+        if region.enabled {
+            Ok(region)
+        } else {
+            Err(refused("takes no containers now"))
+        }
     }
 }

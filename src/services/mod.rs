@@ -22,11 +22,15 @@ pub struct Services {
 
 /// The signed-in person, or the error that asks for signing in.
 pub fn signed_in(viewer: Viewer) -> Result<Id<User>, AppError> {
-    viewer.user().ok_or(AppError::Unauthenticated("log in first"))
+    viewer
+        .user()
+        .ok_or(AppError::Unauthenticated("log in first"))
 }
 
 fn idempotency_key(key: Option<&str>) -> Result<Option<IdempotencyKey>, AppError> {
-    key.map(IdempotencyKey::parse).transpose().in_field("idempotencyKey")
+    key.map(IdempotencyKey::parse)
+        .transpose()
+        .in_field("idempotencyKey")
 }
 
 /// The task an earlier request with the same key enqueued.
@@ -46,4 +50,5 @@ async fn replayed(
     }
 }
 
-const REUSED: AppError = AppError::Conflict("this idempotency key was used for a different request");
+const REUSED: AppError =
+    AppError::Conflict("this idempotency key was used for a different request");

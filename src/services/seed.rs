@@ -13,7 +13,13 @@ use crate::{
 };
 
 /// The regions the service starts with.
-const REGIONS: [&str; 5] = ["us-east-1", "us-east-2", "us-west-1", "us-west-2", "ca-central-1"];
+const REGIONS: [&str; 5] = [
+    "us-east-1",
+    "us-east-2",
+    "us-west-1",
+    "us-west-2",
+    "ca-central-1",
+];
 
 /// The administrator that was made, with the password when it was made up here.
 pub struct Seeded {
@@ -28,8 +34,13 @@ impl Services {
             return Ok(None);
         }
         let generated = settings.admin_password.is_none().then(generate_password);
-        let chosen = settings.admin_password.as_ref().map(|secret| secret.expose().to_owned());
-        let password = NewPassword::parse(&chosen.or_else(|| generated.clone()).unwrap_or_default()).in_field("password")?;
+        let chosen = settings
+            .admin_password
+            .as_ref()
+            .map(|secret| secret.expose().to_owned());
+        let password =
+            NewPassword::parse(&chosen.or_else(|| generated.clone()).unwrap_or_default())
+                .in_field("password")?;
         let email = Email::parse(&settings.admin_email).in_field("email")?;
         let name = DisplayName::parse("Administrator").in_field("name")?;
         let hash = self.auth.passwords.hash(&password).await?;
@@ -43,7 +54,10 @@ impl Services {
         }
         apps::insert(&mut tx, hello()).await?;
         tx.commit().await?;
-        Ok(Some(Seeded { email: email.as_str().to_owned(), generated_password: generated }))
+        Ok(Some(Seeded {
+            email: email.as_str().to_owned(),
+            generated_password: generated,
+        }))
     }
 }
 

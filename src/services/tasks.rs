@@ -21,19 +21,39 @@ const NO_TASK: AppError = AppError::NotFound { what: "task" };
 
 impl Services {
     /// Enqueues a task that takes `steps` steps of `step_millis` each.
-    pub async fn start_demo_task(&self, viewer: Viewer, steps: i32, step_millis: i32, key: Option<&str>) -> Result<Model, AppError> {
+    pub async fn start_demo_task(
+        &self,
+        viewer: Viewer,
+        steps: i32,
+        step_millis: i32,
+        key: Option<&str>,
+    ) -> Result<Model, AppError> {
         let owner = signed_in(viewer)?;
-        let refuse = |field, reason: &str| AppError::Invalid { field, reason: reason.to_owned() };
-        let steps = u16::try_from(steps).ok().filter(|steps| (1..=1000).contains(steps));
+        let refuse = |field, reason: &str| AppError::Invalid {
+            field,
+            reason: reason.to_owned(),
+        };
+        let steps = u16::try_from(steps)
+            .ok()
+            .filter(|steps| (1..=1000).contains(steps));
         let steps = steps.ok_or_else(|| refuse("steps", "1 to 1000 steps are expected"))?;
-        let step_millis = u32::try_from(step_millis).ok().filter(|millis| *millis <= 60_000);
-        let step_millis = step_millis.ok_or_else(|| refuse("stepMillis", "0 to 60000 milliseconds are expected"))?;
+        let step_millis = u32::try_from(step_millis)
+            .ok()
+            .filter(|millis| *millis <= 60_000);
+        let step_millis = step_millis
+            .ok_or_else(|| refuse("stepMillis", "0 to 60000 milliseconds are expected"))?;
         let key = idempotency_key(key)?;
         let mut task = demo::Input { steps, step_millis }.into_task(Some(owner), None)?;
         task.idempotency_key = key;
         let mut tx = self.store.begin().await?;
-        if let Some(earlier) = replayed(&tx, owner, task.idempotency_key.as_ref(), task.kind).await? {
-            return if earlier.input == task.input { Ok(earlier) } else { Err(REUSED) };
+        if let Some(earlier) =
+            replayed(&tx, owner, task.idempotency_key.as_ref(), task.kind).await?
+        {
+            return if earlier.input == task.input {
+                Ok(earlier)
+            } else {
+                Err(REUSED)
+            };
         }
         let task = tasks::insert(&mut tx, task).await?;
         tx.commit().await?;
@@ -50,7 +70,10 @@ impl Services {
         let state = task.state()?;
         if crate::domain::Machine::is_terminal(state) {
             let from = state.as_str().to_uppercase();
-            return Err(AppError::Illegal(crate::domain::IllegalTransition { from, event: "cancel".to_owned() }));
+            return Err(AppError::Illegal(crate::domain::IllegalTransition {
+                from,
+                event: "cancel".to_owned(),
+            }));
         }
         let task = tasks::request_cancel(&mut tx, &task).await?;
         tx.commit().await?;

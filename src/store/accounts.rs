@@ -45,7 +45,9 @@ impl Model {
     }
 
     pub fn role(&self) -> Result<Role, StoreError> {
-        Role::parse(&self.role).ok_or(StoreError::Unreadable { column: "account.role" })
+        Role::parse(&self.role).ok_or(StoreError::Unreadable {
+            column: "account.role",
+        })
     }
 }
 
@@ -70,34 +72,57 @@ pub async fn insert(
         updated_at: Set(now),
     };
     row.insert(tx).await.map_err(|error| match error.sql_err() {
-        Some(SqlErr::UniqueConstraintViolation(_)) => AppError::Conflict("an account with this e-mail address exists"),
+        Some(SqlErr::UniqueConstraintViolation(_)) => {
+            AppError::Conflict("an account with this e-mail address exists")
+        }
         _ => error.into(),
     })
 }
 
 /// The account of an address, for the check of its password.
-pub async fn unscoped_by_email(db: &impl ConnectionTrait, email: &Email) -> Result<Option<Model>, StoreError> {
-    Ok(Entity::find().filter(Column::Email.eq(email.as_str())).one(db).await?)
+pub async fn unscoped_by_email(
+    db: &impl ConnectionTrait,
+    email: &Email,
+) -> Result<Option<Model>, StoreError> {
+    Ok(Entity::find()
+        .filter(Column::Email.eq(email.as_str()))
+        .one(db)
+        .await?)
 }
 
 /// The account behind a session, for the check of a token.
-pub async fn unscoped_by_id(db: &impl ConnectionTrait, id: Id<User>) -> Result<Option<Model>, StoreError> {
+pub async fn unscoped_by_id(
+    db: &impl ConnectionTrait,
+    id: Id<User>,
+) -> Result<Option<Model>, StoreError> {
     Ok(Entity::find_by_id(id.uuid()).one(db).await?)
 }
 
 /// Whether no account exists at all.
 pub async fn is_empty(db: &impl ConnectionTrait) -> Result<bool, StoreError> {
     use sea_orm::QuerySelect as _;
-    let any: Option<Uuid> = Entity::find().select_only().column(Column::Id).into_tuple().one(db).await?;
+    let any: Option<Uuid> = Entity::find()
+        .select_only()
+        .column(Column::Id)
+        .into_tuple()
+        .one(db)
+        .await?;
     Ok(any.is_none())
 }
 
 /// Replaces the password's hash.
-pub async fn set_password_hash(tx: &mut Tx<'_>, id: Id<User>, hash: String) -> Result<(), StoreError> {
+pub async fn set_password_hash(
+    tx: &mut Tx<'_>,
+    id: Id<User>,
+    hash: String,
+) -> Result<(), StoreError> {
     let now = tx.now();
     Entity::update_many()
         .col_expr(Column::PasswordHash, Expr::value(hash))
-        .col_expr(Column::Version, sea_orm::ExprTrait::add(Expr::col(Column::Version), 1))
+        .col_expr(
+            Column::Version,
+            sea_orm::ExprTrait::add(Expr::col(Column::Version), 1),
+        )
         .col_expr(Column::UpdatedAt, Expr::value(now))
         .filter(Column::Id.eq(id.uuid()))
         .exec(tx)

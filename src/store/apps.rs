@@ -30,11 +30,15 @@ pub struct Model {
 }
 
 /// A list of words kept as JSON.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, sea_orm::FromJsonQueryResult)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, sea_orm::FromJsonQueryResult,
+)]
 pub struct Strings(pub Vec<String>);
 
 /// A list of TCP ports kept as JSON.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, sea_orm::FromJsonQueryResult)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, sea_orm::FromJsonQueryResult,
+)]
 pub struct Ports(pub Vec<u16>);
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -89,6 +93,9 @@ pub async fn insert(tx: &mut Tx<'_>, app: NewApp) -> Result<Model, StoreError> {
 }
 
 /// The app a container was made from, whether it is still offered or not.
-pub async fn unscoped_by_id(db: &impl ConnectionTrait, id: Id<App>) -> Result<Option<Model>, StoreError> {
+pub async fn unscoped_by_id(
+    db: &impl ConnectionTrait,
+    id: Id<App>,
+) -> Result<Option<Model>, StoreError> {
     Ok(Entity::find_by_id(id.uuid()).one(db).await?)
 }

@@ -27,14 +27,23 @@ pub async fn open(settings: &Settings) -> Result<DatabaseConnection, DatabaseDow
         Database::Sqlite(url) => (url.clone(), url.clone()),
         Database::Postgres(url) => (url.expose().to_owned(), url.without_password()),
     };
-    let down = |error: &dyn std::fmt::Display| DatabaseDown { target: target.clone(), problem: error.to_string() };
+    let down = |error: &dyn std::fmt::Display| DatabaseDown {
+        target: target.clone(),
+        problem: error.to_string(),
+    };
     let mut options = ConnectOptions::new(url.clone());
-    options.max_connections(settings.database_connections).connect_timeout(ACQUIRE).acquire_timeout(ACQUIRE);
+    options
+        .max_connections(settings.database_connections)
+        .connect_timeout(ACQUIRE)
+        .acquire_timeout(ACQUIRE);
     options.sqlx_logging(false);
     if let Database::Sqlite(url) = &settings.database {
         let parsed = SqliteConnectOptions::from_str(url).map_err(|error| down(&error))?;
         let file = parsed.get_filename();
-        if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        if let Some(folder) = file
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
             std::fs::create_dir_all(folder).map_err(|error| down(&error))?;
         }
         options.map_sqlx_sqlite_opts(|options| {
@@ -46,10 +55,16 @@ pub async fn open(settings: &Settings) -> Result<DatabaseConnection, DatabaseDow
                 .busy_timeout(Duration::from_secs(5))
         });
         if url.contains(":memory:") {
-            options.max_connections(1).min_connections(1).idle_timeout(None).max_lifetime(None);
+            options
+                .max_connections(1)
+                .min_connections(1)
+                .idle_timeout(None)
+                .max_lifetime(None);
         }
     }
-    sea_orm::Database::connect(options).await.map_err(|error| down(&error))
+    sea_orm::Database::connect(options)
+        .await
+        .map_err(|error| down(&error))
 }
 
 /// Brings the tables up to this version; processes that start together take turns.
@@ -60,7 +75,8 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<(), DbErr> {
     }
     // The lock lives as long as this transaction, on a connection of its own; the steps run on others.
     let turn = db.begin().await?;
-    turn.execute_unprepared("SELECT pg_advisory_xact_lock(7730)").await?;
+    turn.execute_unprepared("SELECT pg_advisory_xact_lock(7730)")
+        .await?;
     Migrator::up(db, None).await?;
     turn.commit().await
 }

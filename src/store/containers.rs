@@ -43,7 +43,9 @@ pub struct Model {
 }
 
 /// Ports inside the container with the port of the host each is published on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, sea_orm::FromJsonQueryResult)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, sea_orm::FromJsonQueryResult,
+)]
 pub struct PortMap(pub BTreeMap<u16, u16>);
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -63,7 +65,9 @@ impl Model {
     }
 
     pub fn state(&self) -> Result<ContainerState, StoreError> {
-        ContainerState::parse(&self.state).ok_or(StoreError::Unreadable { column: "container.state" })
+        ContainerState::parse(&self.state).ok_or(StoreError::Unreadable {
+            column: "container.state",
+        })
     }
 
     fn change(&self) -> Change {
@@ -138,7 +142,10 @@ pub async fn transition(
 }
 
 /// The row a task works on.
-pub async fn unscoped_by_id(db: &impl ConnectionTrait, id: Id<Container>) -> Result<Option<Model>, StoreError> {
+pub async fn unscoped_by_id(
+    db: &impl ConnectionTrait,
+    id: Id<Container>,
+) -> Result<Option<Model>, StoreError> {
     Ok(Entity::find_by_id(id.uuid()).one(db).await?)
 }
 

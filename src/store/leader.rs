@@ -10,7 +10,12 @@ use crate::error::StoreError;
 /// Takes or keeps the lead of `job` for `lease`; `None` while another holds it.
 ///
 /// One statement on both databases: the row changes only when it is ours or its lease has ended.
-pub async fn lead(store: &Store, job: &str, holder: Uuid, lease: Duration) -> Result<Option<i64>, StoreError> {
+pub async fn lead(
+    store: &Store,
+    job: &str,
+    holder: Uuid,
+    lease: Duration,
+) -> Result<Option<i64>, StoreError> {
     const LEAD: &str = "INSERT INTO leadership (job, holder, term, until) VALUES ($1, $2, 1, $3) \
         ON CONFLICT (job) DO UPDATE SET \
           term = CASE WHEN leadership.holder = excluded.holder THEN leadership.term ELSE leadership.term + 1 END, \
@@ -28,6 +33,13 @@ pub async fn lead(store: &Store, job: &str, holder: Uuid, lease: Duration) -> Re
 pub async fn resign(store: &Store, job: &str, holder: Uuid) -> Result<(), StoreError> {
     const RESIGN: &str = "UPDATE leadership SET until = $1 WHERE job = $2 AND holder = $3";
     let values: [Value; 3] = [DateTimeUtc::UNIX_EPOCH.into(), job.into(), holder.into()];
-    store.db().execute_raw(Statement::from_sql_and_values(store.db().get_database_backend(), RESIGN, values)).await?;
+    store
+        .db()
+        .execute_raw(Statement::from_sql_and_values(
+            store.db().get_database_backend(),
+            RESIGN,
+            values,
+        ))
+        .await?;
     Ok(())
 }

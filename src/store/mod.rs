@@ -20,8 +20,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, ExecResult, QueryResult, SqliteTransactionMode,
-    Statement, TransactionOptions, TransactionTrait as _,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, ExecResult, QueryResult,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
 };
 use tokio::sync::mpsc;
 
@@ -51,7 +51,15 @@ impl Store {
         entropy: Arc<Entropy>,
     ) -> (Self, mpsc::Receiver<Vec<Posted>>) {
         let (relay, posted) = mpsc::channel(RELAY_CAPACITY);
-        (Self { db, clock, entropy, relay }, posted)
+        (
+            Self {
+                db,
+                clock,
+                entropy,
+                relay,
+            },
+            posted,
+        )
     }
 
     /// The connection, for reads outside a transaction.
@@ -76,7 +84,11 @@ impl Store {
             ..TransactionOptions::default()
         };
         let inner = self.db.begin_with_options(options).await?;
-        Ok(Tx { inner, store: self, messages: Vec::new() })
+        Ok(Tx {
+            inner,
+            store: self,
+            messages: Vec::new(),
+        })
     }
 
     /// Whether the database answers.
@@ -108,7 +120,10 @@ impl Tx<'_> {
 
     /// Announces a task that can run after the commit.
     pub fn dispatch(&mut self, task: Id<id::Task>, priority: Priority) {
-        self.messages.push(Message::Dispatch { task: task.uuid(), rank: priority.rank() });
+        self.messages.push(Message::Dispatch {
+            task: task.uuid(),
+            rank: priority.rank(),
+        });
     }
 
     /// Commits rows and messages together, then hands the messages to the relay.

@@ -50,6 +50,9 @@ pub async fn insert(tx: &mut Tx<'_>, name: &str) -> Result<Model, StoreError> {
 }
 
 /// The region a container was asked for in.
-pub async fn unscoped_by_id(db: &impl ConnectionTrait, id: Id<Region>) -> Result<Option<Model>, StoreError> {
+pub async fn unscoped_by_id(
+    db: &impl ConnectionTrait,
+    id: Id<Region>,
+) -> Result<Option<Model>, StoreError> {
     Ok(Entity::find_by_id(id.uuid()).one(db).await?)
 }

@@ -1,6 +1,8 @@
 //! The one way into an owned table for a person: the policy's scope becomes the query's condition.
 
-use sea_orm::{ColumnTrait as _, Condition, EntityTrait, QueryFilter as _, Select, sea_query::Expr};
+use sea_orm::{
+    ColumnTrait as _, Condition, EntityTrait, QueryFilter as _, Select, sea_query::Expr,
+};
 
 use crate::domain::policy::{Action, Resource, Scope, Viewer, scope};
 
@@ -16,7 +18,9 @@ pub trait Scoped: EntityTrait {
         let nothing = || Condition::all().add(Expr::value(false));
         let condition = match scope(viewer, action, Self::RESOURCE) {
             Scope::Everything => Condition::all(),
-            Scope::OwnedBy(user) => Self::owner().map_or_else(nothing, |column| Condition::all().add(column.eq(user.uuid()))),
+            Scope::OwnedBy(user) => Self::owner().map_or_else(nothing, |column| {
+                Condition::all().add(column.eq(user.uuid()))
+            }),
             Scope::Nothing => nothing(),
         };
         Self::find().filter(condition)

@@ -88,7 +88,10 @@ pub async fn open(
     life: Duration,
 ) -> Result<Model, StoreError> {
     let now = tx.now();
-    let clip = |text: &Option<String>, most: usize| text.as_ref().map(|text| text.chars().take(most).collect::<String>());
+    let clip = |text: &Option<String>, most: usize| {
+        text.as_ref()
+            .map(|text| text.chars().take(most).collect::<String>())
+    };
     let session = ActiveModel {
         id: Set(tx.new_id::<Session>().uuid()),
         owner_id: Set(owner.uuid()),
@@ -116,7 +119,12 @@ pub enum Spent {
 }
 
 /// Spends the token with `hash` once and puts the one with `next_hash` in its place.
-pub async fn rotate(tx: &mut Tx<'_>, hash: &str, next_hash: String, life: Duration) -> Result<Spent, StoreError> {
+pub async fn rotate(
+    tx: &mut Tx<'_>,
+    hash: &str,
+    next_hash: String,
+    life: Duration,
+) -> Result<Spent, StoreError> {
     use refresh_token::{Column as TokenColumn, Entity as Tokens};
     let now = tx.now();
     let spent = Tokens::update_many()
@@ -126,8 +134,12 @@ pub async fn rotate(tx: &mut Tx<'_>, hash: &str, next_hash: String, life: Durati
         .exec(tx)
         .await?
         .rows_affected;
-    let Some(token) = Tokens::find_by_id(hash).one(tx).await? else { return Ok(Spent::Refused) };
-    let Some(session) = Entity::find_by_id(token.session_id).one(tx).await? else { return Ok(Spent::Refused) };
+    let Some(token) = Tokens::find_by_id(hash).one(tx).await? else {
+        return Ok(Spent::Refused);
+    };
+    let Some(session) = Entity::find_by_id(token.session_id).one(tx).await? else {
+        return Ok(Spent::Refused);
+    };
     if spent == 0 {
         end(tx, Column::Id.eq(session.id), "refresh_token_reused").await?;
         return Ok(Spent::Reused);
@@ -142,7 +154,12 @@ pub async fn rotate(tx: &mut Tx<'_>, hash: &str, next_hash: String, life: Durati
     Ok(Spent::Rotated(session.update(tx).await?))
 }
 
-async fn add_token(tx: &mut Tx<'_>, session: &Model, hash: String, life: Duration) -> Result<(), StoreError> {
+async fn add_token(
+    tx: &mut Tx<'_>,
+    session: &Model,
+    hash: String,
+    life: Duration,
+) -> Result<(), StoreError> {
     let now = tx.now();
     let token = refresh_token::ActiveModel {
         hash: Set(hash),
@@ -151,21 +168,35 @@ async fn add_token(tx: &mut Tx<'_>, session: &Model, hash: String, life: Duratio
         expires_at: Set(now + life),
         used_at: Set(None),
     };
-    refresh_token::Entity::insert(token).exec_without_returning(tx).await?;
+    refresh_token::Entity::insert(token)
+        .exec_without_returning(tx)
+        .await?;
     Ok(())
 }
 
 /// Ends one session; ending it again changes nothing.
-pub async fn end_one(tx: &mut Tx<'_>, id: Id<Session>, reason: &'static str) -> Result<u64, StoreError> {
+pub async fn end_one(
+    tx: &mut Tx<'_>,
+    id: Id<Session>,
+    reason: &'static str,
+) -> Result<u64, StoreError> {
     end(tx, Column::Id.eq(id.uuid()), reason).await
 }
 
 /// Ends every session of a user.
-pub async fn end_all(tx: &mut Tx<'_>, owner: Id<User>, reason: &'static str) -> Result<u64, StoreError> {
+pub async fn end_all(
+    tx: &mut Tx<'_>,
+    owner: Id<User>,
+    reason: &'static str,
+) -> Result<u64, StoreError> {
     end(tx, Column::OwnerId.eq(owner.uuid()), reason).await
 }
 
-async fn end(tx: &mut Tx<'_>, which: sea_orm::sea_query::SimpleExpr, reason: &'static str) -> Result<u64, StoreError> {
+async fn end(
+    tx: &mut Tx<'_>,
+    which: sea_orm::sea_query::SimpleExpr,
+    reason: &'static str,
+) -> Result<u64, StoreError> {
     let now = tx.now();
     let ended = Entity::update_many()
         .col_expr(Column::EndedAt, Expr::value(now))
@@ -178,12 +209,20 @@ async fn end(tx: &mut Tx<'_>, which: sea_orm::sea_query::SimpleExpr, reason: &'s
 }
 
 /// The session an access token names, for the check of that token.
-pub async fn unscoped_by_id(db: &impl ConnectionTrait, id: Id<Session>) -> Result<Option<Model>, StoreError> {
+pub async fn unscoped_by_id(
+    db: &impl ConnectionTrait,
+    id: Id<Session>,
+) -> Result<Option<Model>, StoreError> {
     Ok(Entity::find_by_id(id.uuid()).one(db).await?)
 }
 
 /// The session a presented refresh token belongs to.
 pub async fn unscoped_by_token(store: &Store, hash: &str) -> Result<Option<Model>, StoreError> {
-    let Some(token) = refresh_token::Entity::find_by_id(hash).one(store.db()).await? else { return Ok(None) };
+    let Some(token) = refresh_token::Entity::find_by_id(hash)
+        .one(store.db())
+        .await?
+    else {
+        return Ok(None);
+    };
     unscoped_by_id(store.db(), Id::new(token.session_id)).await
 }

@@ -35,7 +35,12 @@ pub enum Level {
 crate::domain::machine::named!(Level { Info = "info", Warn = "warn", Error = "error" });
 
 /// Adds a line to the run that holds `lease`; the caller has fenced the transaction.
-pub async fn append(tx: &mut Tx<'_>, lease: Lease, level: Level, message: &str) -> Result<(), StoreError> {
+pub async fn append(
+    tx: &mut Tx<'_>,
+    lease: Lease,
+    level: Level,
+    message: &str,
+) -> Result<(), StoreError> {
     let row = ActiveModel {
         id: Set(tx.new_id::<Task>().uuid()),
         task_id: Set(lease.task.uuid()),
@@ -49,10 +54,19 @@ pub async fn append(tx: &mut Tx<'_>, lease: Lease, level: Level, message: &str) 
 }
 
 /// The first `limit` lines after the line `after`, oldest first. The caller has checked that the task may be read.
-pub async fn page(store: &Store, task: Id<Task>, after: Option<Uuid>, limit: u64) -> Result<Vec<Model>, StoreError> {
+pub async fn page(
+    store: &Store,
+    task: Id<Task>,
+    after: Option<Uuid>,
+    limit: u64,
+) -> Result<Vec<Model>, StoreError> {
     let mut lines = Entity::find().filter(Column::TaskId.eq(task.uuid()));
     if let Some(after) = after {
         lines = lines.filter(Column::Id.gt(after));
     }
-    Ok(lines.order_by_asc(Column::Id).limit(limit).all(store.db()).await?)
+    Ok(lines
+        .order_by_asc(Column::Id)
+        .limit(limit)
+        .all(store.db())
+        .await?)
 }

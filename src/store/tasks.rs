@@ -76,7 +76,9 @@ impl Model {
     }
 
     pub fn state(&self) -> Result<TaskState, StoreError> {
-        TaskState::parse(&self.state).ok_or(StoreError::Unreadable { column: "task.state" })
+        TaskState::parse(&self.state).ok_or(StoreError::Unreadable {
+            column: "task.state",
+        })
     }
 
     pub const fn priority(&self) -> Priority {
@@ -84,11 +86,20 @@ impl Model {
     }
 
     pub const fn lease(&self) -> Lease {
-        Lease { task: self.id(), attempt: self.attempt }
+        Lease {
+            task: self.id(),
+            attempt: self.attempt,
+        }
     }
 
     fn change(&self, kind: ChangeKind) -> Change {
-        Change { table: Table::Task, id: self.id, version: self.version, owner: self.owner_id, kind }
+        Change {
+            table: Table::Task,
+            id: self.id,
+            version: self.version,
+            owner: self.owner_id,
+            kind,
+        }
     }
 }
 
@@ -147,12 +158,15 @@ pub async fn insert(tx: &mut Tx<'_>, task: NewTask) -> Result<Model, AppError> {
         started_at: Set(None),
         finished_at: Set(None),
     };
-    let row = row.insert(tx).await.map_err(|error| match error.sql_err() {
-        Some(sea_orm::SqlErr::UniqueConstraintViolation(_)) => {
-            AppError::Conflict("the same idempotency key is being used by another request, try again")
-        }
-        _ => error.into(),
-    })?;
+    let row = row
+        .insert(tx)
+        .await
+        .map_err(|error| match error.sql_err() {
+            Some(sea_orm::SqlErr::UniqueConstraintViolation(_)) => AppError::Conflict(
+                "the same idempotency key is being used by another request, try again",
+            ),
+            _ => error.into(),
+        })?;
     tx.changed(row.change(ChangeKind::Updated));
     tx.dispatch(row.id(), row.priority());
     Ok(row)
@@ -164,19 +178,29 @@ pub async fn by_idempotency_key(
     owner: Id<User>,
     key: &IdempotencyKey,
 ) -> Result<Option<Model>, StoreError> {
-    let found = Entity::find().filter(Column::OwnerId.eq(owner.uuid())).filter(Column::IdempotencyKey.eq(key.as_str()));
+    let found = Entity::find()
+        .filter(Column::OwnerId.eq(owner.uuid()))
+        .filter(Column::IdempotencyKey.eq(key.as_str()));
     Ok(found.one(db).await?)
 }
 
 /// The row itself, for the engine.
-pub async fn unscoped_by_id(db: &impl ConnectionTrait, id: Id<Task>) -> Result<Option<Model>, StoreError> {
+pub async fn unscoped_by_id(
+    db: &impl ConnectionTrait,
+    id: Id<Task>,
+) -> Result<Option<Model>, StoreError> {
     Ok(Entity::find_by_id(id.uuid()).one(db).await?)
 }
 
 /// The tasks of a subject that have not ended.
-pub async fn unscoped_live_of(db: &impl ConnectionTrait, subject: Uuid) -> Result<Vec<Model>, StoreError> {
+pub async fn unscoped_live_of(
+    db: &impl ConnectionTrait,
+    subject: Uuid,
+) -> Result<Vec<Model>, StoreError> {
     let live = [TaskState::Queued, TaskState::Running, TaskState::Waiting].map(TaskState::as_str);
-    let tasks = Entity::find().filter(Column::SubjectId.eq(subject)).filter(Column::State.is_in(live));
+    let tasks = Entity::find()
+        .filter(Column::SubjectId.eq(subject))
+        .filter(Column::State.is_in(live));
     Ok(tasks.order_by_asc(Column::Id).limit(100).all(db).await?)
 }
 
@@ -222,7 +246,12 @@ fn moved_to(state: TaskState) -> UpdateMany<Entity> {
 /// Claims those of `ids` that may run now: worker, lease and attempt + 1 in one statement.
 ///
 /// What another worker holds, or has finished, is left out; that is not an error.
-pub async fn claim(store: &Store, ids: &[Id<Task>], worker: Uuid, lease: Duration) -> Result<Vec<Model>, StoreError> {
+pub async fn claim(
+    store: &Store,
+    ids: &[Id<Task>],
+    worker: Uuid,
+    lease: Duration,
+) -> Result<Vec<Model>, StoreError> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
@@ -254,7 +283,12 @@ pub struct Renewed {
 }
 
 /// Renews what `worker` holds of `tasks`, in one statement; what is missing from the answer is lost.
-pub async fn renew(store: &Store, worker: Uuid, tasks: &[Id<Task>], lease: Duration) -> Result<Vec<Renewed>, StoreError> {
+pub async fn renew(
+    store: &Store,
+    worker: Uuid,
+    tasks: &[Id<Task>],
+    lease: Duration,
+) -> Result<Vec<Renewed>, StoreError> {
     if tasks.is_empty() {
         return Ok(Vec::new());
     }
@@ -265,11 +299,19 @@ pub async fn renew(store: &Store, worker: Uuid, tasks: &[Id<Task>], lease: Durat
         .filter(Column::Id.is_in(tasks.iter().map(|id| id.uuid())))
         .exec_with_returning(store.db())
         .await?;
-    Ok(held.iter().map(|task| Renewed { lease: task.lease(), is_cancel_requested: task.cancel_requested_at.is_some() }).collect())
+    Ok(held
+        .iter()
+        .map(|task| Renewed {
+            lease: task.lease(),
+            is_cancel_requested: task.cancel_requested_at.is_some(),
+        })
+        .collect())
 }
 
 fn held_by(lease: Lease) -> Condition {
-    in_state(TaskState::Running).add(Column::Id.eq(lease.task.uuid())).add(Column::Attempt.eq(lease.attempt))
+    in_state(TaskState::Running)
+        .add(Column::Id.eq(lease.task.uuid()))
+        .add(Column::Attempt.eq(lease.attempt))
 }
 
 /// Makes sure the open transaction belongs to the newest run of its task, and keeps it so until the commit: the row
@@ -283,11 +325,20 @@ pub async fn fence(tx: &Tx<'_>, lease: Lease) -> Result<(), StoreError> {
         .filter(held_by(lease))
         .exec(tx)
         .await?;
-    if touched.rows_affected == 1 { Ok(()) } else { Err(StoreError::LeaseLost) }
+    if touched.rows_affected == 1 {
+        Ok(())
+    } else {
+        Err(StoreError::LeaseLost)
+    }
 }
 
 /// Records how far a run has come: `percent` of 100, and in words.
-pub async fn progress(tx: &mut Tx<'_>, lease: Lease, percent: u8, message: &str) -> Result<(), StoreError> {
+pub async fn progress(
+    tx: &mut Tx<'_>,
+    lease: Lease,
+    percent: u8,
+    message: &str,
+) -> Result<(), StoreError> {
     let update = Entity::update_many()
         .col_expr(Column::Progress, Expr::value(i16::from(percent.min(100))))
         .col_expr(Column::ProgressMessage, Expr::value(message))
@@ -296,8 +347,17 @@ pub async fn progress(tx: &mut Tx<'_>, lease: Lease, percent: u8, message: &str)
 }
 
 /// Performs `update` on the task of `lease` and announces it.
-async fn write_held(tx: &mut Tx<'_>, update: UpdateMany<Entity>, lease: Lease) -> Result<Model, StoreError> {
-    let task = update.filter(held_by(lease)).exec_with_returning(tx).await?.into_iter().next();
+async fn write_held(
+    tx: &mut Tx<'_>,
+    update: UpdateMany<Entity>,
+    lease: Lease,
+) -> Result<Model, StoreError> {
+    let task = update
+        .filter(held_by(lease))
+        .exec_with_returning(tx)
+        .await?
+        .into_iter()
+        .next();
     let task = task.ok_or(StoreError::LeaseLost)?;
     tx.changed(task.change(ChangeKind::Updated));
     Ok(task)
@@ -308,10 +368,20 @@ async fn write_held(tx: &mut Tx<'_>, update: UpdateMany<Entity>, lease: Lease) -
 pub enum Outcome {
     Succeeded(Json),
     /// To be tried again at `at`; counts as a failure.
-    Retry { at: DateTimeUtc, code: &'static str, message: String },
+    Retry {
+        at: DateTimeUtc,
+        code: &'static str,
+        message: String,
+    },
     /// Waits for `wake_on`, at most until `until`; no worker holds it.
-    Park { until: DateTimeUtc, wake_on: Option<String> },
-    Failed { code: &'static str, message: String },
+    Park {
+        until: DateTimeUtc,
+        wake_on: Option<String>,
+    },
+    Failed {
+        code: &'static str,
+        message: String,
+    },
     Cancelled,
     /// The worker stops and gives the task back unfinished; counts as nothing.
     HandBack,
@@ -346,7 +416,9 @@ pub async fn settle(store: &Store, lease: Lease, outcome: Outcome) -> Result<Mod
             .col_expr(Column::ErrorCode, Expr::value(code))
             .col_expr(Column::ErrorMessage, Expr::value(message))
             .col_expr(Column::FinishedAt, Expr::value(now)),
-        Outcome::Cancelled => moved_to(TaskState::Cancelled).col_expr(Column::FinishedAt, Expr::value(now)),
+        Outcome::Cancelled => {
+            moved_to(TaskState::Cancelled).col_expr(Column::FinishedAt, Expr::value(now))
+        }
         Outcome::HandBack => moved_to(TaskState::Queued)
             .col_expr(Column::RunAt, Expr::value(now))
             .col_expr(Column::AnnouncedAt, Expr::value(now)),
@@ -367,9 +439,13 @@ pub async fn request_cancel(tx: &mut Tx<'_>, task: &Model) -> Result<Model, Stor
         return Ok(task.clone());
     }
     let now = tx.now();
-    let is_idle = Condition::any().add(Column::State.eq(TaskState::Queued.as_str())).add(Column::State.eq(TaskState::Waiting.as_str()));
+    let is_idle = Condition::any()
+        .add(Column::State.eq(TaskState::Queued.as_str()))
+        .add(Column::State.eq(TaskState::Waiting.as_str()));
     let asked = |update: UpdateMany<Entity>| {
-        update.col_expr(Column::CancelRequestedAt, Expr::value(now)).filter(Column::Id.eq(task.id))
+        update
+            .col_expr(Column::CancelRequestedAt, Expr::value(now))
+            .filter(Column::Id.eq(task.id))
     };
     let idle = asked(moved_to(TaskState::Queued))
         .col_expr(Column::RunAt, Expr::value(now))
@@ -395,20 +471,43 @@ pub async fn request_cancel(tx: &mut Tx<'_>, task: &Model) -> Result<Model, Stor
 
 /// Queues the parked tasks that wait for `topic`.
 pub async fn wake(store: &Store, topic: &str) -> Result<usize, StoreError> {
-    queue_again(store, in_state(TaskState::Waiting).add(Column::WakeOn.eq(topic)), 1000, false).await
+    queue_again(
+        store,
+        in_state(TaskState::Waiting).add(Column::WakeOn.eq(topic)),
+        1000,
+        false,
+    )
+    .await
 }
 
 /// Queues the parked tasks whose time has come.
 pub async fn wake_due(store: &Store, limit: u64) -> Result<usize, StoreError> {
-    queue_again(store, in_state(TaskState::Waiting).add(Column::RunAt.lte(store.now())), limit, false).await
+    queue_again(
+        store,
+        in_state(TaskState::Waiting).add(Column::RunAt.lte(store.now())),
+        limit,
+        false,
+    )
+    .await
 }
 
 /// Takes tasks from workers that have been silent longer than their lease; counts as a failure.
 pub async fn take_expired(store: &Store, limit: u64) -> Result<usize, StoreError> {
-    queue_again(store, in_state(TaskState::Running).add(Column::LeaseUntil.lt(store.now())), limit, true).await
+    queue_again(
+        store,
+        in_state(TaskState::Running).add(Column::LeaseUntil.lt(store.now())),
+        limit,
+        true,
+    )
+    .await
 }
 
-async fn queue_again(store: &Store, which: Condition, limit: u64, is_failure: bool) -> Result<usize, StoreError> {
+async fn queue_again(
+    store: &Store,
+    which: Condition,
+    limit: u64,
+    is_failure: bool,
+) -> Result<usize, StoreError> {
     let now = store.now();
     let mut tx = store.begin().await?;
     let mut update = moved_to(TaskState::Queued)
@@ -419,7 +518,10 @@ async fn queue_again(store: &Store, which: Condition, limit: u64, is_failure: bo
         update = update
             .col_expr(Column::Failures, plus_one(Column::Failures))
             .col_expr(Column::ErrorCode, Expr::value("WORKER_LOST"))
-            .col_expr(Column::ErrorMessage, Expr::value("the worker stopped renewing its lease"));
+            .col_expr(
+                Column::ErrorMessage,
+                Expr::value("the worker stopped renewing its lease"),
+            );
     }
     let queued = update.exec_with_returning(&tx).await?;
     for task in &queued {
@@ -432,16 +534,27 @@ async fn queue_again(store: &Store, which: Condition, limit: u64, is_failure: bo
 }
 
 /// Marks due tasks that nobody took since `silence` as announced now, and returns them to be announced again.
-pub async fn reannounce(store: &Store, silence: Duration, limit: u64) -> Result<Vec<(Id<Task>, Priority)>, StoreError> {
+pub async fn reannounce(
+    store: &Store,
+    silence: Duration,
+    limit: u64,
+) -> Result<Vec<(Id<Task>, Priority)>, StoreError> {
     let now = store.now();
-    let unheard = Condition::any().add(Column::AnnouncedAt.is_null()).add(Column::AnnouncedAt.lt(now - silence));
-    let due = in_state(TaskState::Queued).add(Column::RunAt.lte(now)).add(unheard);
+    let unheard = Condition::any()
+        .add(Column::AnnouncedAt.is_null())
+        .add(Column::AnnouncedAt.lt(now - silence));
+    let due = in_state(TaskState::Queued)
+        .add(Column::RunAt.lte(now))
+        .add(unheard);
     let tasks = Entity::update_many()
         .col_expr(Column::AnnouncedAt, Expr::value(now))
         .filter(Column::Id.in_subquery(pick(due, limit)))
         .exec_with_returning(store.db())
         .await?;
-    Ok(tasks.iter().map(|task| (task.id(), task.priority())).collect())
+    Ok(tasks
+        .iter()
+        .map(|task| (task.id(), task.priority()))
+        .collect())
 }
 
 /// Tasks that may run now, the most urgent first: what a worker lives on while the queue is away.
@@ -466,7 +579,11 @@ pub async fn next_due(store: &Store) -> Result<Option<DateTimeUtc>, StoreError> 
     let at: Option<Option<DateTimeUtc>> = Entity::find()
         .select_only()
         .column_as(Column::RunAt.min(), "at")
-        .filter(Condition::any().add(in_state(TaskState::Waiting)).add(postponed))
+        .filter(
+            Condition::any()
+                .add(in_state(TaskState::Waiting))
+                .add(postponed),
+        )
         .into_tuple()
         .one(store.db())
         .await?;
@@ -474,7 +591,9 @@ pub async fn next_due(store: &Store) -> Result<Option<DateTimeUtc>, StoreError> 
 }
 
 /// The input of a kind of task: what enqueues it and how it is to be run.
-pub trait TaskInput: serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static {
+pub trait TaskInput:
+    serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static
+{
     /// The kind's name on the wire and in the database.
     const KIND: &'static str;
     /// Grows when the input's shape changes in a way `#[serde(default)]` cannot bridge.
@@ -485,7 +604,11 @@ pub trait TaskInput: serde::Serialize + serde::de::DeserializeOwned + Send + Syn
     const DEADLINE: Duration = Duration::from_secs(3600);
 
     /// The task that does this for `owner`, working on `subject`.
-    fn into_task(self, owner: Option<Id<User>>, subject: Option<Uuid>) -> Result<NewTask, AppError> {
+    fn into_task(
+        self,
+        owner: Option<Id<User>>,
+        subject: Option<Uuid>,
+    ) -> Result<NewTask, AppError> {
         Ok(NewTask {
             kind: Self::KIND,
             input_version: Self::VERSION,

@@ -78,7 +78,9 @@ impl TaskKind for CreateContainer {
 
     async fn give_up(&self, input: Input, run: &Run, why: &GiveUp) -> Result<(), TaskError> {
         let id = Id::new(input.container);
-        let Some(row) = containers::unscoped_by_id(run.store.db(), id).await? else { return Ok(()) };
+        let Some(row) = containers::unscoped_by_id(run.store.db(), id).await? else {
+            return Ok(());
+        };
         if row.state()? == ContainerState::Running {
             return Ok(());
         }
@@ -90,8 +92,13 @@ impl TaskKind for CreateContainer {
             GiveUp::Failed { code, message } => (*code, message.clone()),
         };
         let mut tx = run.begin().await?;
-        let Some(row) = containers::unscoped_by_id(&tx, id).await? else { return Ok(()) };
-        if matches!(row.state()?, ContainerState::Requested | ContainerState::Creating) {
+        let Some(row) = containers::unscoped_by_id(&tx, id).await? else {
+            return Ok(());
+        };
+        if matches!(
+            row.state()?,
+            ContainerState::Requested | ContainerState::Creating
+        ) {
             let patch = ActiveModel {
                 failure_code: Set(Some(code.to_owned())),
                 failure_reason: Set(Some(reason)),
@@ -107,11 +114,16 @@ impl TaskKind for CreateContainer {
 impl CreateContainer {
     /// The engine that has the container; `None` when no engine has been chosen yet.
     fn provider_of(&self, row: &Model) -> Result<Option<Arc<dyn Provider>>, TaskError> {
-        row.provider.as_deref().map(|name| find(&self.0, name)).transpose()
+        row.provider
+            .as_deref()
+            .map(|name| find(&self.0, name))
+            .transpose()
     }
 
     async fn advance(&self, id: Id<Container>, run: &Run) -> Result<Output, TaskError> {
-        let row = containers::unscoped_by_id(run.store.db(), id).await?.ok_or_else(gone)?;
+        let row = containers::unscoped_by_id(run.store.db(), id)
+            .await?
+            .ok_or_else(gone)?;
         match row.state()? {
             ContainerState::Requested | ContainerState::Creating => {}
             ContainerState::Running => return Ok(output(row)),
@@ -138,26 +150,37 @@ impl CreateContainer {
         if let Some(provider) = self.provider_of(&row)? {
             return Ok((row, provider));
         }
-        let region = regions::unscoped_by_id(run.store.db(), Id::new(row.region_id)).await?.ok_or_else(gone)?;
+        let region = regions::unscoped_by_id(run.store.db(), Id::new(row.region_id))
+            .await?
+            .ok_or_else(gone)?;
         let provider = match region.provider.as_deref() {
             Some(name) => find(&self.0, name)?,
             None => self.0.providers.default(),
         };
-        let patch = ActiveModel { provider: Set(Some(provider.name().to_owned())), ..ActiveModel::default() };
+        let patch = ActiveModel {
+            provider: Set(Some(provider.name().to_owned())),
+            ..ActiveModel::default()
+        };
         let row = record(run, row.id(), ContainerEvent::Begin, patch).await?;
-        run.progress(5, &format!("taken by the {} engine", provider.name())).await?;
+        run.progress(5, &format!("taken by the {} engine", provider.name()))
+            .await?;
         Ok((row, provider))
     }
 
     async fn spec(&self, row: &Model, run: &Run) -> Result<Spec, TaskError> {
-        let app = apps::unscoped_by_id(run.store.db(), Id::new(row.app_id)).await?.ok_or_else(gone)?;
+        let app = apps::unscoped_by_id(run.store.db(), Id::new(row.app_id))
+            .await?
+            .ok_or_else(gone)?;
         Ok(Spec {
             container: row.id(),
             image: app.image,
             command: app.command.0,
             env: vec![
                 ("CONTAINER_ID".to_owned(), row.id().to_string()),
-                ("CONTAINER_SECRET_KEY".to_owned(), self.0.keyring.container_key(row.id())),
+                (
+                    "CONTAINER_SECRET_KEY".to_owned(),
+                    self.0.keyring.container_key(row.id()),
+                ),
                 ("CONTAINER_DPI".to_owned(), row.dpi.to_string()),
             ],
             cpu_millis: u32::try_from(app.cpu_millis).unwrap_or_default(),
@@ -167,62 +190,103 @@ impl CreateContainer {
         })
     }
 
-    async fn finish(&self, provider: &dyn Provider, row: Model, instance: Instance, run: &Run) -> Result<Output, TaskError> {
+    async fn finish(
+        &self,
+        provider: &dyn Provider,
+        row: Model,
+        instance: Instance,
+        run: &Run,
+    ) -> Result<Output, TaskError> {
         match instance.status {
             Status::Ready => {
-                let patch = ActiveModel { running_at: Set(Some(run.now())), ..found(&instance) };
+                let patch = ActiveModel {
+                    running_at: Set(Some(run.now())),
+                    ..found(&instance)
+                };
                 let row = record(run, row.id(), ContainerEvent::Started, patch).await?;
                 run.progress(99, "running").await?;
                 Ok(output(row))
             }
             Status::Created | Status::Starting => {
                 // Every step of a row's life moves `updated_at`; the last one was the start on the engine.
-                if run.now() - row.updated_at > chrono::TimeDelta::seconds(HEALTH.as_secs().cast_signed()) {
-                    let message = format!("its health check did not pass within {} s", HEALTH.as_secs());
-                    return Err(TaskError::Permanent { code: "NEVER_HEALTHY", message });
+                if run.now() - row.updated_at
+                    > chrono::TimeDelta::seconds(HEALTH.as_secs().cast_signed())
+                {
+                    let message = format!(
+                        "its health check did not pass within {} s",
+                        HEALTH.as_secs()
+                    );
+                    return Err(TaskError::Permanent {
+                        code: "NEVER_HEALTHY",
+                        message,
+                    });
                 }
                 if run.task.progress < 80 {
                     run.progress(80, "waiting for its health check").await?;
                 }
-                Err(TaskError::Wait { until: run.now() + LOOK, wake_on: Some(topic(row.id())) })
+                Err(TaskError::Wait {
+                    until: run.now() + LOOK,
+                    wake_on: Some(topic(row.id())),
+                })
             }
             Status::Unhealthy => {
                 let said = last_words(provider, row.id()).await;
-                Err(TaskError::Permanent { code: "UNHEALTHY", message: format!("its health check failed{said}") })
+                Err(TaskError::Permanent {
+                    code: "UNHEALTHY",
+                    message: format!("its health check failed{said}"),
+                })
             }
             Status::Exited { code } => {
                 let said = last_words(provider, row.id()).await;
-                Err(TaskError::Permanent { code: "EXITED", message: format!("it ended at once with code {code}{said}") })
+                Err(TaskError::Permanent {
+                    code: "EXITED",
+                    message: format!("it ended at once with code {code}{said}"),
+                })
             }
         }
     }
 
     /// Removes from the engine what nobody wants any more. Right at any time and under any lease, so it is not fenced.
     async fn remove_unwanted(&self, id: Id<Container>, run: &Run) {
-        let Ok(Some(row)) = containers::unscoped_by_id(run.store.db(), id).await else { return };
+        let Ok(Some(row)) = containers::unscoped_by_id(run.store.db(), id).await else {
+            return;
+        };
         let is_unwanted = row.state().is_ok_and(|state| !state.is_wanted());
         if let (true, Ok(Some(provider))) = (is_unwanted, self.provider_of(&row)) {
             match provider.remove(id, GRACE).await {
-                Ok(()) => tracing::info!(container = %id, "nobody wanted it any more; it is removed"),
-                Err(error) => tracing::warn!(%error, container = %id, "an unwanted container stays for the reaper"),
+                Ok(()) => {
+                    tracing::info!(container = %id, "nobody wanted it any more; it is removed")
+                }
+                Err(error) => {
+                    tracing::warn!(%error, container = %id, "an unwanted container stays for the reaper")
+                }
             }
         }
     }
 }
 
 pub(super) fn find(outside: &Outside, name: &str) -> Result<Arc<dyn Provider>, TaskError> {
-    outside.providers.get(name).ok_or_else(|| TaskError::Retryable {
-        code: "ENGINE_UNREACHABLE",
-        message: format!("this worker has no {name} engine"),
-    })
+    outside
+        .providers
+        .get(name)
+        .ok_or_else(|| TaskError::Retryable {
+            code: "ENGINE_UNREACHABLE",
+            message: format!("this worker has no {name} engine"),
+        })
 }
 
 fn gone() -> TaskError {
-    TaskError::Permanent { code: "CONTAINER_GONE", message: "the container is not wanted any more".to_owned() }
+    TaskError::Permanent {
+        code: "CONTAINER_GONE",
+        message: "the container is not wanted any more".to_owned(),
+    }
 }
 
 fn output(row: Model) -> Output {
-    Output { container: row.id().to_string(), ports: row.ports }
+    Output {
+        container: row.id().to_string(),
+        ports: row.ports,
+    }
 }
 
 fn found(instance: &Instance) -> ActiveModel {
@@ -235,9 +299,16 @@ fn found(instance: &Instance) -> ActiveModel {
 }
 
 /// Moves the row by `event` in a fenced transaction. A step that is not possible any more means it is not wanted.
-async fn record(run: &Run, id: Id<Container>, event: ContainerEvent, patch: ActiveModel) -> Result<Model, TaskError> {
+async fn record(
+    run: &Run,
+    id: Id<Container>,
+    event: ContainerEvent,
+    patch: ActiveModel,
+) -> Result<Model, TaskError> {
     let mut tx = run.begin().await?;
-    let row = containers::unscoped_by_id(&tx, id).await?.ok_or_else(gone)?;
+    let row = containers::unscoped_by_id(&tx, id)
+        .await?
+        .ok_or_else(gone)?;
     let row = match containers::transition(&mut tx, &row, event, patch).await {
         Err(StoreError::Illegal(_)) => return Err(gone()),
         row => row?,
@@ -261,13 +332,20 @@ async fn prepare(provider: &dyn Provider, image: &str, run: &Run) -> Result<(), 
                 let tenth = percent / 10;
                 if told != Some(tenth) {
                     told = Some(tenth);
-                    run.progress(10 + percent / 2, &format!("fetching {image}, {percent} %")).await?;
+                    run.progress(10 + percent / 2, &format!("fetching {image}, {percent} %"))
+                        .await?;
                 }
             }
-            Some(Prepared::Present) => return run.progress(60, &format!("image {image} is there")).await,
+            Some(Prepared::Present) => {
+                return run.progress(60, &format!("image {image} is there")).await;
+            }
             None => {
                 let why = "the fetching ended early".to_owned();
-                return Err(ProviderError::Failed { engine: provider.name(), why }.into());
+                return Err(ProviderError::Failed {
+                    engine: provider.name(),
+                    why,
+                }
+                .into());
             }
         }
     }

@@ -50,8 +50,12 @@ impl TaskKind for DeleteContainer {
 
     async fn run(&self, input: Input, run: &Run) -> Result<Output, TaskError> {
         let id = Id::new(input.container);
-        let output = || Output { container: id.to_string() };
-        let Some(row) = containers::unscoped_by_id(run.store.db(), id).await? else { return Ok(output()) };
+        let output = || Output {
+            container: id.to_string(),
+        };
+        let Some(row) = containers::unscoped_by_id(run.store.db(), id).await? else {
+            return Ok(output());
+        };
         if row.state()? == ContainerState::Deleted {
             return Ok(output());
         }
@@ -61,7 +65,10 @@ impl TaskKind for DeleteContainer {
         }
         let mut tx = run.begin().await?;
         if let Some(row) = containers::unscoped_by_id(&tx, id).await? {
-            let patch = ActiveModel { ended_at: Set(Some(run.now())), ..ActiveModel::default() };
+            let patch = ActiveModel {
+                ended_at: Set(Some(run.now())),
+                ..ActiveModel::default()
+            };
             containers::transition(&mut tx, &row, ContainerEvent::Removed, patch).await?;
         }
         tx.commit().await?;

@@ -39,10 +39,15 @@ impl TaskKind for Demo {
         let recorded = u32::try_from(run.task.progress).unwrap_or_default();
         let finished = recorded * u32::from(input.steps) / 100;
         for step in finished + 1..=u32::from(input.steps) {
-            run.pause(Duration::from_millis(input.step_millis.into())).await?;
+            run.pause(Duration::from_millis(input.step_millis.into()))
+                .await?;
             // Rounded up, so that the division above gives this step again.
             let percent = (step * 100).div_ceil(u32::from(input.steps));
-            run.progress(u8::try_from(percent).unwrap_or(100), &format!("step {step} of {}", input.steps)).await?;
+            run.progress(
+                u8::try_from(percent).unwrap_or(100),
+                &format!("step {step} of {}", input.steps),
+            )
+            .await?;
         }
         Ok(Output { steps: input.steps })
     }

@@ -22,7 +22,9 @@ const LEFT: TimeDelta = TimeDelta::seconds(15);
 
 /// Wakes parked tasks by the engines' events, until `stop`.
 pub async fn hear(store: Store, providers: Providers, stop: CancellationToken) {
-    let each = providers.all().map(|provider| hear_one(&store, Arc::clone(provider)));
+    let each = providers
+        .all()
+        .map(|provider| hear_one(&store, Arc::clone(provider)));
     tokio::select! {
         _ = future::join_all(each) => {}
         () = stop.cancelled() => {}
@@ -54,10 +56,16 @@ pub async fn reap(store: Store, providers: Providers, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         for provider in providers.all() {
-            match reap_once(&store, &**provider).await {
+            match reap_once(&store, &**provider, LEFT).await {
                 Ok(0) => {}
-                Ok(removed) => tracing::warn!(removed, engine = provider.name(), "removed what nobody wanted"),
-                Err(error) => tracing::debug!(%error, engine = provider.name(), "the look for the unwanted failed"),
+                Ok(removed) => tracing::warn!(
+                    removed,
+                    engine = provider.name(),
+                    "removed what nobody wanted"
+                ),
+                Err(error) => {
+                    tracing::debug!(%error, engine = provider.name(), "the look for the unwanted failed")
+                }
             }
         }
     }
@@ -71,12 +79,16 @@ pub enum ReapError {
     Store(#[from] StoreError),
 }
 
-/// One look: removes what has ended in the database longer than [`LEFT`] ago. What the database does not know at all
+/// One look: removes what has ended in the database longer than `left` ago. What the database does not know at all
 /// is left alone, because it may be another deployment's.
-pub async fn reap_once(store: &Store, provider: &dyn Provider) -> Result<usize, ReapError> {
+pub async fn reap_once(
+    store: &Store,
+    provider: &dyn Provider,
+    left: TimeDelta,
+) -> Result<usize, ReapError> {
     let there = provider.list().await?;
     let ids = there.iter().map(|instance| instance.container);
-    let unwanted = containers::unscoped_unwanted(store.db(), ids, store.now() - LEFT).await?;
+    let unwanted = containers::unscoped_unwanted(store.db(), ids, store.now() - left).await?;
     for id in &unwanted {
         provider.remove(*id, GRACE).await?;
     }

@@ -7,7 +7,11 @@ pub mod delete_container;
 pub mod demo;
 pub mod engines;
 
-use crate::{domain::Keyring, providers::{ProviderError, Providers}, queue::{Registry, TaskError}};
+use crate::{
+    domain::Keyring,
+    providers::{ProviderError, Providers},
+    queue::{Registry, TaskError},
+};
 
 /// What every kind can use of the outside.
 #[derive(Clone)]

@@ -29,7 +29,10 @@ pub fn page() -> Response {
     if IS_EMBEDDED {
         return file("index.html", "no-cache");
     }
-    let page = GraphiQLSource::build().endpoint("/graphql").subscription_endpoint("/graphql").finish();
+    let page = GraphiQLSource::build()
+        .endpoint("/graphql")
+        .subscription_endpoint("/graphql")
+        .finish();
     poem::web::Html(page).into_response()
 }
 

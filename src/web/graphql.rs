@@ -32,7 +32,10 @@ fn header_text(request: &Request, name: header::HeaderName) -> Option<&str> {
 /// Where a request comes from.
 pub(super) fn origin(request: &Request) -> Origin {
     Origin {
-        ip: request.remote_addr().as_socket_addr().map(|address| address.ip().to_string()),
+        ip: request
+            .remote_addr()
+            .as_socket_addr()
+            .map(|address| address.ip().to_string()),
         user_agent: header_text(request, header::USER_AGENT).map(str::to_owned),
     }
 }
@@ -45,7 +48,10 @@ fn refuse(status: StatusCode, error: &AppError) -> Response {
 
 fn json(status: StatusCode, response: &async_graphql::Response) -> Response {
     match serde_json::to_vec(response) {
-        Ok(body) => Response::builder().status(status).header(header::CONTENT_TYPE, "application/json").body(body),
+        Ok(body) => Response::builder()
+            .status(status)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body),
         Err(error) => {
             tracing::error!(%error, "an answer could not be written");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
@@ -54,7 +60,13 @@ fn json(status: StatusCode, response: &async_graphql::Response) -> Response {
 }
 
 fn bad_request(reason: &str) -> Response {
-    refuse(StatusCode::BAD_REQUEST, &AppError::Invalid { field: "request", reason: reason.to_owned() })
+    refuse(
+        StatusCode::BAD_REQUEST,
+        &AppError::Invalid {
+            field: "request",
+            reason: reason.to_owned(),
+        },
+    )
 }
 
 /// A query or a mutation; a subscription too, when the client accepts an event stream.
@@ -62,30 +74,64 @@ fn bad_request(reason: &str) -> Response {
 pub async fn post(request: &Request, body: Body, web: Data<&Web>) -> Response {
     // Asking for JSON keeps simple cross-site forms out.
     let content_type = header_text(request, header::CONTENT_TYPE).unwrap_or_default();
-    if !content_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
+    if !content_type
+        .split(';')
+        .next()
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+    {
         let reason = "the content type application/json is expected".to_owned();
-        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &AppError::Invalid { field: "request", reason });
+        return refuse(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            &AppError::Invalid {
+                field: "request",
+                reason,
+            },
+        );
     }
     let Ok(bytes) = body.into_bytes_limit(LARGEST).await else {
         let reason = format!("the request is larger than {LARGEST} bytes or was cut off");
-        return refuse(StatusCode::PAYLOAD_TOO_LARGE, &AppError::Invalid { field: "request", reason });
+        return refuse(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            &AppError::Invalid {
+                field: "request",
+                reason,
+            },
+        );
     };
     let asked: async_graphql::Request = match serde_json::from_slice(&bytes) {
         Ok(asked) => asked,
         Err(error) => return bad_request(&format!("not a GraphQL request in JSON: {error}")),
     };
-    let viewer = web.auth.viewer(&web.store, header_text(request, header::AUTHORIZATION)).await;
-    let asked = asked.data(Requester { viewer, origin: origin(request) });
-    let wants_stream = header_text(request, header::ACCEPT).is_some_and(|accept| accept.contains("text/event-stream"));
-    if wants_stream { events(&web, asked) } else { json(StatusCode::OK, &web.api.execute(asked).await) }
+    let viewer = web
+        .auth
+        .viewer(&web.store, header_text(request, header::AUTHORIZATION))
+        .await;
+    let asked = asked.data(Requester {
+        viewer,
+        origin: origin(request),
+    });
+    let wants_stream = header_text(request, header::ACCEPT)
+        .is_some_and(|accept| accept.contains("text/event-stream"));
+    if wants_stream {
+        events(&web, asked)
+    } else {
+        json(StatusCode::OK, &web.api.execute(asked).await)
+    }
 }
 
 /// The "distinct connections" mode of the GraphQL over Server-Sent Events protocol (the graphql-sse library's document).
 fn events(web: &Web, asked: async_graphql::Request) -> Response {
-    let answers = web.api.stream(asked).map(|answer| serde_json::to_string(&answer).unwrap_or_default());
+    let answers = web
+        .api
+        .stream(asked)
+        .map(|answer| serde_json::to_string(&answer).unwrap_or_default());
     let answers = answers.map(|text| Event::message(text).event_type("next"));
-    let complete = stream::once(std::future::ready(Event::message("").event_type("complete")));
-    let events = answers.take_until(web.stop.clone().cancelled_owned()).chain(complete);
+    let complete = stream::once(std::future::ready(
+        Event::message("").event_type("complete"),
+    ));
+    let events = answers
+        .take_until(web.stop.clone().cancelled_owned())
+        .chain(complete);
     SSE::new(events).keep_alive(KEEP_ALIVE).into_response()
 }
 
@@ -95,14 +141,26 @@ pub async fn read(request: &Request, web: Data<&Web>) -> Response {
     let mut no_body = RequestBody::default();
     let Ok(upgrade) = WebSocket::from_request(request, &mut no_body).await else {
         let hint = "send a POST with JSON, or open a WebSocket; the console is at /";
-        return refuse(StatusCode::METHOD_NOT_ALLOWED, &AppError::Invalid { field: "request", reason: hint.to_owned() });
+        return refuse(
+            StatusCode::METHOD_NOT_ALLOWED,
+            &AppError::Invalid {
+                field: "request",
+                reason: hint.to_owned(),
+            },
+        );
     };
-    let Ok(GraphQLProtocol(protocol)) = GraphQLProtocol::from_request(request, &mut no_body).await else {
-        return bad_request("the WebSocket protocol graphql-transport-ws or graphql-ws is expected");
+    let Ok(GraphQLProtocol(protocol)) = GraphQLProtocol::from_request(request, &mut no_body).await
+    else {
+        return bad_request(
+            "the WebSocket protocol graphql-transport-ws or graphql-ws is expected",
+        );
     };
     let (web, origin) = (web.clone(), origin(request));
     let open = move |stream| socket::serve(stream, web, protocol, origin);
-    upgrade.protocols(ALL_WEBSOCKET_PROTOCOLS).on_upgrade(open).into_response()
+    upgrade
+        .protocols(ALL_WEBSOCKET_PROTOCOLS)
+        .on_upgrade(open)
+        .into_response()
 }
 
 /// What a browser asks before it posts from another page; the CORS headers are added outside.
@@ -115,9 +173,21 @@ pub fn preflight() -> StatusCode {
 pub async fn failed(error: poem::Error) -> Response {
     match error.status() {
         status if status.is_client_error() => {
-            let reason = status.canonical_reason().unwrap_or("refused").to_lowercase();
-            refuse(status, &AppError::Invalid { field: "request", reason })
+            let reason = status
+                .canonical_reason()
+                .unwrap_or("refused")
+                .to_lowercase();
+            refuse(
+                status,
+                &AppError::Invalid {
+                    field: "request",
+                    reason,
+                },
+            )
         }
-        status => refuse(status, &AppError::internal(std::io::Error::other(error.to_string()))),
+        status => refuse(
+            status,
+            &AppError::internal(std::io::Error::other(error.to_string())),
+        ),
     }
 }

@@ -24,8 +24,15 @@ pub async fn ready(web: Data<&Web>) -> Response {
         "away"
     });
     let bus = bus.map_err(|_| "away");
-    let status = if database.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if database.is_ok() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     let word = |checked: Result<(), &'static str>| checked.err().unwrap_or("ok");
     let body = json!({ "database": word(database), "events": word(bus) });
-    Response::builder().status(status).header(header::CONTENT_TYPE, "application/json").body(format!("{body}\n"))
+    Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(format!("{body}\n"))
 }

@@ -40,8 +40,14 @@ pub struct Bound {
 /// Takes the port.
 pub async fn bind(address: SocketAddr) -> std::io::Result<Bound> {
     let acceptor = TcpListener::bind(address).into_acceptor().await?;
-    let local = acceptor.local_addr().first().and_then(|address| address.as_socket_addr().copied());
-    Ok(Bound { acceptor, address: local.unwrap_or(address) })
+    let local = acceptor
+        .local_addr()
+        .first()
+        .and_then(|address| address.as_socket_addr().copied());
+    Ok(Bound {
+        acceptor,
+        address: local.unwrap_or(address),
+    })
 }
 
 impl Web {
@@ -49,7 +55,12 @@ impl Web {
     pub async fn serve(self, bound: Bound) -> std::io::Result<()> {
         let stop = self.stop.clone();
         let app = Route::new()
-            .at("/graphql", get(graphql::read).post(graphql::post).options(graphql::preflight))
+            .at(
+                "/graphql",
+                get(graphql::read)
+                    .post(graphql::post)
+                    .options(graphql::preflight),
+            )
             .at("/healthz", get(health::alive))
             .at("/readyz", get(health::ready))
             .at("/", get(console::page))
@@ -64,6 +75,8 @@ impl Web {
             )
             .data(self)
             .catch_all_error(graphql::failed);
-        Server::new_with_acceptor(bound.acceptor).run_with_graceful_shutdown(app, stop.cancelled_owned(), Some(CLOSING)).await
+        Server::new_with_acceptor(bound.acceptor)
+            .run_with_graceful_shutdown(app, stop.cancelled_owned(), Some(CLOSING))
+            .await
     }
 }

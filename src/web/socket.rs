@@ -22,7 +22,12 @@ const WRITE: Duration = Duration::from_secs(10);
 const AHEAD: usize = 16;
 
 /// Talks until the peer leaves, falls silent, or the server stops.
-pub async fn serve(stream: WebSocketStream, web: Web, protocol: WebSocketProtocols, origin: Origin) {
+pub async fn serve(
+    stream: WebSocketStream,
+    web: Web,
+    protocol: WebSocketProtocols,
+    origin: Origin,
+) {
     let (sink, source) = stream.split();
     if let Err(error) = talk(sink, source, web, protocol, origin).await {
         tracing::debug!(%error, "a socket has ended");
@@ -40,13 +45,22 @@ async fn talk(
     let stop = web.stop.clone();
     let clock = web.store.clock.clone();
     let init = async move |payload: serde_json::Value| {
-        let authorization = payload.get("authorization").or_else(|| payload.get("Authorization"));
-        let viewer = web.auth.viewer(&web.store, authorization.and_then(serde_json::Value::as_str)).await;
+        let authorization = payload
+            .get("authorization")
+            .or_else(|| payload.get("Authorization"));
+        let viewer = web
+            .auth
+            .viewer(
+                &web.store,
+                authorization.and_then(serde_json::Value::as_str),
+            )
+            .await;
         let mut data = Data::default();
         data.insert(Requester { viewer, origin });
         Ok(data)
     };
-    let messages = WebSocket::new(web.api, ReceiverStream::new(received), protocol).on_connection_init(init);
+    let messages =
+        WebSocket::new(web.api, ReceiverStream::new(received), protocol).on_connection_init(init);
     let mut messages = std::pin::pin!(messages);
     let mut heard_at = clock.now();
     loop {
@@ -81,9 +95,16 @@ async fn talk(
 
 /// Gives a message to the protocol; one that does not keep up with its own peer ends the socket.
 fn hand_in(incoming: &tokio::sync::mpsc::Sender<Vec<u8>>, message: Vec<u8>) -> io::Result<()> {
-    incoming.try_send(message).map_err(|_| io::Error::other("too many messages at once"))
+    incoming
+        .try_send(message)
+        .map_err(|_| io::Error::other("too many messages at once"))
 }
 
-async fn send(sink: &mut (impl Sink<Message, Error = io::Error> + Unpin), message: Message) -> io::Result<()> {
-    tokio::time::timeout(WRITE, sink.send(message)).await.map_err(|_| io::Error::other("the peer does not read"))?
+async fn send(
+    sink: &mut (impl Sink<Message, Error = io::Error> + Unpin),
+    message: Message,
+) -> io::Result<()> {
+    tokio::time::timeout(WRITE, sink.send(message))
+        .await
+        .map_err(|_| io::Error::other("the peer does not read"))?
 }

@@ -16,7 +16,9 @@ fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=migration/src");
     println!("cargo::rerun-if-env-changed=CONSOLE");
     println!("cargo::rustc-check-cfg=cfg(console_embedded)");
-    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("OUT_DIR is not set"))?);
+    let out = PathBuf::from(
+        env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("OUT_DIR is not set"))?,
+    );
     let built = out.join("console");
     println!("cargo::rustc-env=CONSOLE_DIR={}", built.display());
     if built.exists() {
@@ -33,25 +35,53 @@ fn main() -> io::Result<()> {
 }
 
 fn is_there(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+    Command::new(program)
+        .arg("--version")
+        .output()
+        .is_ok_and(|output| output.status.success())
 }
 
 /// Copies the sources aside, so that nothing is written into the checkout, and builds there.
 fn build(work: &Path, built: &Path) -> io::Result<()> {
     copy(Path::new(SOURCE), work)?;
-    npm(work, built, &["ci", "--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=1"])?;
+    npm(
+        work,
+        built,
+        &[
+            "ci",
+            "--no-audit",
+            "--no-fund",
+            "--prefer-offline",
+            "--fetch-retries=1",
+        ],
+    )?;
     npm(work, built, &["run", "build"])?;
-    if built.join("index.html").exists() { Ok(()) } else { Err(io::Error::other("npm left no index.html")) }
+    if built.join("index.html").exists() {
+        Ok(())
+    } else {
+        Err(io::Error::other("npm left no index.html"))
+    }
 }
 
 fn npm(work: &Path, built: &Path, arguments: &[&str]) -> io::Result<()> {
-    let output = Command::new("npm").args(arguments).current_dir(work).env("OUT_DIR_CONSOLE", built).output()?;
+    let output = Command::new("npm")
+        .args(arguments)
+        .current_dir(work)
+        .env("OUT_DIR_CONSOLE", built)
+        .output()?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    Err(io::Error::other(format!("npm {} failed: {last}", arguments.join(" "))))
+    let last = said
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or_default();
+    Err(io::Error::other(format!(
+        "npm {} failed: {last}",
+        arguments.join(" ")
+    )))
 }
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
@@ -63,7 +93,11 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
             continue;
         }
         let target = to.join(&name);
-        if entry.file_type()?.is_dir() { copy(&entry.path(), &target)? } else { fs::copy(entry.path(), target).map(drop)? }
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?
+        } else {
+            fs::copy(entry.path(), target).map(drop)?
+        }
     }
     Ok(())
 }

@@ -1,0 +1,257 @@
+//! A service of the test's own, and people who use it over real HTTP and real WebSockets.
+
+pub mod client;
+pub mod process;
+pub mod socket;
+
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+pub use client::Person;
+use main_webserver::{
+    app::{App, Role, Seams},
+    config::{Settings, Sources},
+    domain::{Entropy, SystemClock},
+    providers::{Faults, Providers, Simulated},
+    store::{Store, apps},
+};
+use sea_orm::{ConnectionTrait as _, Database};
+use tempfile::TempDir;
+
+/// How long a test waits for what has to happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An engine quick enough for tests.
+pub const QUICK: Faults = Faults {
+    delay: Duration::from_millis(4),
+    boot: Duration::from_millis(20),
+    lost_calls: 0,
+    lost_answers: 0,
+};
+
+/// Where a test's rows and messages live: a database of its own, a Redis prefix of its own.
+pub struct Ground {
+    folder: TempDir,
+    pub settings: Vec<(String, String)>,
+    /// The PostgreSQL server and the test's database on it.
+    postgres: Option<(String, String)>,
+}
+
+impl Ground {
+    /// PostgreSQL and Redis when the environment names them, else `SQLite` and the memory of the process.
+    pub async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let name = format!("t_{}", Entropy::from_os().uuid(chrono::Utc::now()).simple());
+        let mut settings = vec![
+            ("PORT".to_owned(), "0".to_owned()),
+            ("DATA_DIR".to_owned(), folder.path().display().to_string()),
+            (
+                "SECRET_KEY".to_owned(),
+                "a secret of thirty-two characters or more".to_owned(),
+            ),
+            ("ADMIN_PASSWORD".to_owned(), ADMIN_PASSWORD.to_owned()),
+            ("PROVIDER".to_owned(), "simulated".to_owned()),
+            ("DATABASE_CONNECTIONS".to_owned(), "8".to_owned()),
+            ("LEASE_SECONDS".to_owned(), "2".to_owned()),
+            ("DRAIN_SECONDS".to_owned(), "5".to_owned()),
+        ];
+        let postgres = match std::env::var("TEST_DATABASE_URL") {
+            Ok(server) => {
+                let db = Database::connect(&server).await.unwrap();
+                db.execute_unprepared(&format!("CREATE DATABASE {name}"))
+                    .await
+                    .unwrap();
+                db.close().await.unwrap();
+                let (base, _) = server.rsplit_once('/').unwrap();
+                settings.push(("DATABASE_URL".to_owned(), format!("{base}/{name}")));
+                Some((server, name.clone()))
+            }
+            Err(_) => None,
+        };
+        if let Ok(redis) = std::env::var("TEST_REDIS_URL") {
+            settings.push(("REDIS_URL".to_owned(), redis));
+            settings.push(("REDIS_PREFIX".to_owned(), name));
+        }
+        Self {
+            folder,
+            settings,
+            postgres,
+        }
+    }
+
+    pub fn with(mut self, key: &str, value: &str) -> Self {
+        self.settings.retain(|(known, _)| known != key);
+        self.settings.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    pub fn load(&self) -> Settings {
+        let pairs: Vec<(&str, &str)> = self
+            .settings
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
+        Settings::load(&Sources::from_pairs(&pairs)).unwrap()
+    }
+
+    /// Removes the test's database.
+    pub async fn clear(self) {
+        if let Some((server, name)) = self.postgres {
+            let db = Database::connect(&server).await.unwrap();
+            db.execute_unprepared(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+                .await
+                .unwrap();
+        }
+    }
+}
+
+pub const ADMIN_PASSWORD: &str = "the administrator's password";
+
+/// One service of one or more processes' worth of parts, with an engine the test can look into.
+pub struct World {
+    pub ground: Ground,
+    pub engine: Arc<Simulated>,
+    pub apps: Vec<App>,
+}
+
+impl World {
+    /// Web and worker in one, on a quick engine.
+    pub async fn start() -> Self {
+        Self::with(QUICK, &[Role::WebAndWorker]).await
+    }
+
+    /// One part for each of `roles`, all on one database and one engine.
+    pub async fn with(faults: Faults, roles: &[Role]) -> Self {
+        let ground = Ground::new().await;
+        let engine = Arc::new(Simulated::new(
+            Arc::new(SystemClock),
+            Arc::new(Entropy::seeded(7)),
+            faults,
+        ));
+        let mut world = Self {
+            ground,
+            engine,
+            apps: Vec::new(),
+        };
+        for role in roles {
+            world.add(*role).await;
+        }
+        for image in ["missing/app", "exiting/app"] {
+            world.add_app(&image.replace('/', "-"), image).await;
+        }
+        world
+    }
+
+    pub async fn add(&mut self, role: Role) -> usize {
+        let seams = Seams {
+            providers: Some(Providers::of(self.engine.clone())),
+            ..Seams::default()
+        };
+        self.apps
+            .push(App::start(&self.ground.load(), seams, role).await.unwrap());
+        self.apps.len() - 1
+    }
+
+    pub async fn add_app(&self, slug: &str, image: &str) {
+        let mut tx = self.store().begin().await.unwrap();
+        let app = apps::NewApp {
+            slug: slug.to_owned(),
+            name: slug.to_owned(),
+            category: "Tests".to_owned(),
+            description: "For tests.".to_owned(),
+            image: image.to_owned(),
+            command: Vec::new(),
+            ports: vec![8080],
+            cpu_millis: 100,
+            memory_bytes: 32 << 20,
+        };
+        apps::insert(&mut tx, app).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.apps[0].store
+    }
+
+    /// The address of the first part that serves.
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.apps.iter().find_map(|app| app.address).unwrap()
+    }
+
+    /// Somebody without an account.
+    pub fn anonymous(&self) -> Person {
+        Person::at(self.address())
+    }
+
+    /// Somebody with a new account.
+    pub async fn person(&self, name: &str) -> Person {
+        self.anonymous().sign_up(name).await
+    }
+
+    pub async fn admin(&self) -> Person {
+        self.anonymous()
+            .log_in("admin@localhost", ADMIN_PASSWORD)
+            .await
+    }
+
+    /// Stops everything; a part that does not stop in time is a failure.
+    pub async fn stop(self) {
+        for app in self.apps {
+            tokio::time::timeout(PATIENCE, app.stop())
+                .await
+                .expect("a part stops in time");
+        }
+        self.ground.clear().await;
+    }
+}
+
+/// Waits until `check` gives something; panics with `what` when it does not in time.
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, check: impl Fn() -> F) -> T {
+    until_within(PATIENCE, what, check).await
+}
+
+pub async fn until_within<T, F: Future<Output = Option<T>>>(
+    limit: Duration,
+    what: &str,
+    check: impl Fn() -> F,
+) -> T {
+    let wait = async {
+        loop {
+            if let Some(found) = check().await {
+                return found;
+            }
+            nap(20).await;
+        }
+    };
+    tokio::time::timeout(limit, wait)
+        .await
+        .unwrap_or_else(|_| panic!("did not happen within {limit:?}: {what}"))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests that wait for real processes wait in real time"
+)]
+pub async fn nap(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+/// A variable that `tests/run.sh` sets for the part that needs it.
+pub fn required(variable: &str) -> String {
+    std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set; run this test by tests/run.sh"))
+}
+
+/// One HTTP client for all of a test's people.
+pub static HTTP: LazyLock<reqwest::Client> = LazyLock::new(|| {
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(40))
+        .build()
+        .unwrap()
+});

@@ -1,0 +1,612 @@
+//! The task engine: claims, leases, fences, retries, waits, cancellations, and what happens when a part is lost.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use main_webserver::{
+    domain::{Clock, Entropy, Id, SystemClock, id, task::Priority},
+    error::StoreError,
+    live::{EventBus, MemoryBus},
+    queue::{
+        Dispatcher, GiveUp, MemoryQueue, RedisQueue, Registry, Run, TaskError, TaskKind, TaskQueue,
+        Worker, WorkerSettings, sweep,
+    },
+    store::{
+        Store, connection, leader,
+        tasks::{self, Model, Outcome, TaskInput},
+    },
+};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::harness::{Ground, until};
+
+/// A clock that moves when the test says so.
+struct ManualClock(watch::Sender<DateTime<Utc>>);
+
+impl ManualClock {
+    fn advance(&self, by: Duration) {
+        self.0.send_modify(|now| *now += by);
+    }
+}
+
+#[async_trait]
+impl Clock for ManualClock {
+    fn now(&self) -> DateTime<Utc> {
+        *self.0.borrow()
+    }
+    async fn sleep_until(&self, at: DateTime<Utc>) {
+        let _ = self.0.subscribe().wait_for(|now| *now >= at).await;
+    }
+}
+
+/// What a run of a [`Scripted`] task does.
+#[derive(Clone, Serialize, Deserialize)]
+enum Script {
+    Succeed,
+    /// Fails so many times, then succeeds.
+    FailTimes(u32),
+    FailForGood,
+    Panic,
+    /// Waits for the topic once, then succeeds.
+    WaitFor(String),
+    /// Runs until it is asked to stop.
+    UntilStopped,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Input(Script);
+
+impl TaskInput for Input {
+    const KIND: &'static str = "scripted";
+    const MAX_ATTEMPTS: i32 = 3;
+    const DEADLINE: Duration = Duration::from_secs(10_000);
+}
+
+#[derive(Clone, Default)]
+struct Scripted {
+    runs: Arc<AtomicUsize>,
+    given_up: Arc<Mutex<Vec<GiveUp>>>,
+}
+
+#[async_trait]
+impl TaskKind for Scripted {
+    type Input = Input;
+    type Output = usize;
+
+    async fn run(&self, Input(script): Input, run: &Run) -> Result<usize, TaskError> {
+        let nth = self.runs.fetch_add(1, Ordering::SeqCst) + 1;
+        let oops = || TaskError::Retryable {
+            code: "OOPS",
+            message: format!("run {nth}"),
+        };
+        match script {
+            Script::Succeed => Ok(nth),
+            Script::FailTimes(times) if nth <= times as usize => Err(oops()),
+            Script::FailTimes(_) => Ok(nth),
+            Script::FailForGood => Err(TaskError::Permanent {
+                code: "NEVER",
+                message: "for good".to_owned(),
+            }),
+            Script::Panic => panic!("a planned panic"),
+            Script::WaitFor(topic) if run.task.attempt == 1 => Err(TaskError::Wait {
+                until: run.now() + Duration::from_secs(3600),
+                wake_on: Some(topic),
+            }),
+            Script::WaitFor(_) => Ok(nth),
+            Script::UntilStopped => {
+                run.stop.token().cancelled().await;
+                Err(TaskError::Stopped)
+            }
+        }
+    }
+
+    async fn give_up(&self, _: Input, _: &Run, why: &GiveUp) -> Result<(), TaskError> {
+        self.given_up.lock().unwrap().push(why.clone());
+        Ok(())
+    }
+}
+
+/// The engine on a database of its own, with a clock in the test's hand.
+struct Bench {
+    ground: Ground,
+    store: Store,
+    clock: Arc<ManualClock>,
+    queue: Arc<dyn TaskQueue>,
+    bus: Arc<dyn EventBus>,
+    kind: Scripted,
+    stop: CancellationToken,
+    parts: Vec<JoinHandle<()>>,
+}
+
+const LEASE: Duration = Duration::from_secs(30);
+
+impl Bench {
+    /// Nothing runs yet, and messages stay in the outbox.
+    async fn quiet() -> Self {
+        let ground = Ground::new().await;
+        let settings = ground.load();
+        let db = connection::open(&settings).await.unwrap();
+        connection::migrate(&db).await.unwrap();
+        let clock = Arc::new(ManualClock(watch::Sender::new(SystemClock.now())));
+        let (store, _) = Store::new(db, clock.clone(), Arc::new(Entropy::seeded(1)));
+        let (queue, bus, kind, stop) = (
+            Arc::new(MemoryQueue::default()),
+            Arc::new(MemoryBus::default()),
+            Scripted::default(),
+            CancellationToken::new(),
+        );
+        Self {
+            ground,
+            store,
+            clock,
+            queue,
+            bus,
+            kind,
+            stop,
+            parts: Vec::new(),
+        }
+    }
+
+    fn dispatcher(&self) -> Dispatcher {
+        Dispatcher {
+            store: self.store.clone(),
+            queue: Arc::clone(&self.queue),
+            bus: Arc::clone(&self.bus),
+        }
+    }
+
+    /// A worker and a sweeper run; the sweeper is also what sends the messages.
+    async fn working() -> Self {
+        let mut bench = Self::quiet().await;
+        bench.add_worker(Duration::from_secs(5));
+        let sweeper = sweep::run(bench.dispatcher(), Uuid::from_u128(1), bench.stop.clone());
+        bench.parts.push(tokio::spawn(sweeper));
+        bench
+    }
+
+    fn add_worker(&mut self, drain: Duration) -> CancellationToken {
+        let settings = WorkerSettings {
+            concurrency: 8,
+            lease: LEASE,
+            drain,
+        };
+        let registry = Registry::default().with(self.kind.clone());
+        let worker = Worker::new(
+            self.store.clone(),
+            Arc::clone(&self.queue),
+            Arc::clone(&self.bus),
+            registry,
+            settings,
+        );
+        let stop = self.stop.child_token();
+        self.parts
+            .push(tokio::spawn(Arc::new(worker).run(stop.clone())));
+        stop
+    }
+
+    async fn enqueue(&self, script: Script) -> Id<id::Task> {
+        let mut tx = self.store.begin().await.unwrap();
+        let task = tasks::insert(&mut tx, Input(script).into_task(None, None).unwrap())
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        self.queue
+            .announce(&[(task.id(), task.priority())])
+            .await
+            .unwrap();
+        task.id()
+    }
+
+    async fn row(&self, id: Id<id::Task>) -> Model {
+        tasks::unscoped_by_id(self.store.db(), id)
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    async fn in_state(&self, id: Id<id::Task>, state: &str) -> Model {
+        until(&format!("the task is {state}"), async || {
+            Some(self.row(id).await).filter(|row| row.state == state)
+        })
+        .await
+    }
+
+    /// Moves the clock in steps until the task is in `state`.
+    async fn in_state_later(&self, id: Id<id::Task>, state: &str) -> Model {
+        until(&format!("the task is {state} some time"), async || {
+            self.clock.advance(Duration::from_millis(500));
+            Some(self.row(id).await).filter(|row| row.state == state)
+        })
+        .await
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        for part in self.parts {
+            // Whoever sleeps on the test's clock gets its time.
+            while !part.is_finished() {
+                self.clock.advance(Duration::from_secs(1));
+                crate::harness::nap(5).await;
+            }
+            part.await.unwrap();
+        }
+        self.store.db().clone().close().await.unwrap();
+        self.ground.clear().await;
+    }
+}
+
+#[tokio::test]
+async fn eight_claimers_never_share_a_task() {
+    let bench = Bench::quiet().await;
+    let mut ids = Vec::new();
+    for _ in 0..200 {
+        ids.push(bench.enqueue(Script::Succeed).await);
+    }
+    let claimers = (0..8).map(|n| {
+        let (store, ids) = (bench.store.clone(), ids.clone());
+        tokio::spawn(async move {
+            let mut mine = Vec::new();
+            for batch in ids.chunks(7) {
+                let claimed = tasks::claim(&store, batch, Uuid::from_u128(n), LEASE)
+                    .await
+                    .unwrap();
+                mine.extend(claimed.into_iter().map(|task| (task.id, task.attempt)));
+            }
+            mine
+        })
+    });
+    let mut claimed = Vec::new();
+    for claimer in futures_util::future::join_all(claimers).await {
+        claimed.extend(claimer.unwrap());
+    }
+    claimed.sort_unstable();
+    let mut wanted: Vec<_> = ids.iter().map(|id| (id.uuid(), 1)).collect();
+    wanted.sort_unstable();
+    assert_eq!(claimed, wanted);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_stale_attempt_writes_nothing() {
+    let bench = Bench::quiet().await;
+    let id = bench.enqueue(Script::Succeed).await;
+    let old = tasks::claim(&bench.store, &[id], Uuid::from_u128(1), LEASE)
+        .await
+        .unwrap()
+        .remove(0)
+        .lease();
+    bench.clock.advance(LEASE + Duration::from_secs(1));
+    assert_eq!(tasks::take_expired(&bench.store, 10).await.unwrap(), 1);
+    let held = tasks::claim(&bench.store, &[id], Uuid::from_u128(2), LEASE)
+        .await
+        .unwrap()
+        .remove(0);
+    assert_eq!((held.attempt, held.failures), (2, 1));
+    let before = bench.row(id).await;
+    let is_lost = |error: StoreError| matches!(error, StoreError::LeaseLost);
+    let mut tx = bench.store.begin().await.unwrap();
+    assert!(is_lost(tasks::fence(&tx, old).await.unwrap_err()));
+    assert!(is_lost(
+        tasks::progress(&mut tx, old, 50, "late").await.unwrap_err()
+    ));
+    drop(tx);
+    for outcome in [
+        Outcome::Succeeded(1.into()),
+        Outcome::Cancelled,
+        Outcome::HandBack,
+    ] {
+        assert!(is_lost(
+            tasks::settle(&bench.store, old, outcome).await.unwrap_err()
+        ));
+    }
+    assert!(
+        tasks::renew(&bench.store, Uuid::from_u128(1), &[id], LEASE)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(bench.row(id).await, before);
+    tasks::settle(&bench.store, held.lease(), Outcome::Succeeded(2.into()))
+        .await
+        .unwrap();
+    assert_eq!(bench.row(id).await.result, Some(2.into()));
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_task_succeeds_once() {
+    let bench = Bench::working().await;
+    let id = bench.enqueue(Script::Succeed).await;
+    let row = bench.in_state(id, "succeeded").await;
+    assert_eq!(
+        (row.attempt, row.failures, row.progress, row.result),
+        (1, 0, 100, Some(1.into()))
+    );
+    // Hints that come late or twice change nothing.
+    for _ in 0..10 {
+        bench
+            .queue
+            .announce(&[(id, Priority::Normal)])
+            .await
+            .unwrap();
+    }
+    let other = bench.enqueue(Script::Succeed).await;
+    bench.in_state(other, "succeeded").await;
+    assert_eq!(bench.kind.runs.load(Ordering::SeqCst), 2);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_failed_attempt_is_retried_after_a_pause() {
+    let bench = Bench::working().await;
+    let id = bench.enqueue(Script::FailTimes(2)).await;
+    let row = bench.in_state_later(id, "succeeded").await;
+    assert_eq!((row.attempt, row.failures, row.error_code), (3, 2, None));
+    assert!(bench.kind.given_up.lock().unwrap().is_empty());
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_task_that_keeps_failing_or_panicking_is_given_up_with_its_last_error() {
+    for (script, code, runs) in [
+        (Script::FailTimes(99), "OOPS", 3),
+        (Script::Panic, "INTERNAL", 3),
+        (Script::FailForGood, "NEVER", 1),
+    ] {
+        let bench = Bench::working().await;
+        let id = bench.enqueue(script).await;
+        let row = bench.in_state_later(id, "failed").await;
+        assert_eq!(
+            (
+                row.error_code.as_deref(),
+                bench.kind.runs.load(Ordering::SeqCst)
+            ),
+            (Some(code), runs)
+        );
+        assert!(
+            matches!(bench.kind.given_up.lock().unwrap()[..], [GiveUp::Failed { code: c, .. }] if c == code)
+        );
+        bench.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_waiting_task_holds_no_worker_and_is_woken_by_its_event_or_by_time() {
+    let bench = Bench::working().await;
+    let by_event = bench.enqueue(Script::WaitFor("the bell".to_owned())).await;
+    let parked = bench.in_state(by_event, "waiting").await;
+    assert_eq!((parked.worker_id, parked.lease_until), (None, None));
+    assert_eq!(tasks::wake(&bench.store, "another bell").await.unwrap(), 0);
+    assert_eq!(tasks::wake(&bench.store, "the bell").await.unwrap(), 1);
+    bench.in_state_later(by_event, "succeeded").await;
+    let by_time = bench.enqueue(Script::WaitFor("nothing".to_owned())).await;
+    bench.in_state(by_time, "waiting").await;
+    bench.clock.advance(Duration::from_secs(3601));
+    let row = bench.in_state_later(by_time, "succeeded").await;
+    assert_eq!((row.attempt, row.failures), (2, 0));
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_cancellation_reaches_queued_running_and_waiting_tasks() {
+    let bench = Bench::working().await;
+    let cancel = async |id| {
+        let mut tx = bench.store.begin().await.unwrap();
+        let row = tasks::unscoped_by_id(&tx, id).await.unwrap().unwrap();
+        tasks::request_cancel(&mut tx, &row).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    let running = bench.enqueue(Script::UntilStopped).await;
+    bench.in_state(running, "running").await;
+    let waiting = bench.enqueue(Script::WaitFor("nothing".to_owned())).await;
+    bench.in_state(waiting, "waiting").await;
+    for id in [running, waiting] {
+        cancel(id).await;
+        let row = bench.in_state_later(id, "cancelled").await;
+        assert_eq!(row.failures, 0);
+    }
+    assert_eq!(
+        *bench.kind.given_up.lock().unwrap(),
+        [GiveUp::Cancelled, GiveUp::Cancelled]
+    );
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_task_past_its_deadline_is_given_up() {
+    let bench = Bench::quiet().await;
+    let id = bench.enqueue(Script::Succeed).await;
+    bench
+        .clock
+        .advance(Input::DEADLINE + Duration::from_secs(1));
+    let mut bench = bench;
+    bench.add_worker(Duration::from_secs(5));
+    let row = bench.in_state(id, "failed").await;
+    assert_eq!(
+        (
+            row.error_code.as_deref(),
+            bench.kind.runs.load(Ordering::SeqCst)
+        ),
+        (Some("DEADLINE_EXCEEDED"), 0)
+    );
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_kind_nobody_knows_is_kept_for_a_worker_that_does() {
+    let mut bench = Bench::quiet().await;
+    let kind = std::mem::take(&mut bench.kind);
+    let (settings, registry) = (
+        WorkerSettings {
+            concurrency: 2,
+            lease: LEASE,
+            drain: LEASE,
+        },
+        Registry::default(),
+    );
+    let ignorant = Worker::new(
+        bench.store.clone(),
+        Arc::clone(&bench.queue),
+        Arc::clone(&bench.bus),
+        registry,
+        settings,
+    );
+    let stop = CancellationToken::new();
+    let older = tokio::spawn(Arc::new(ignorant).run(stop.clone()));
+    let id = bench.enqueue(Script::Succeed).await;
+    let row = bench.in_state(id, "waiting").await;
+    assert_eq!(row.failures, 0);
+    stop.cancel();
+    bench.kind = kind;
+    bench.add_worker(Duration::from_secs(5));
+    bench.parts.push(tokio::spawn(sweep::run(
+        bench.dispatcher(),
+        Uuid::from_u128(1),
+        bench.stop.clone(),
+    )));
+    bench.in_state_later(id, "succeeded").await;
+    older.await.unwrap();
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_stopping_worker_gives_back_what_does_not_finish() {
+    let mut bench = Bench::quiet().await;
+    let stop = bench.add_worker(Duration::ZERO);
+    let id = bench.enqueue(Script::UntilStopped).await;
+    bench.in_state(id, "running").await;
+    stop.cancel();
+    let row = bench.in_state(id, "queued").await;
+    assert_eq!((row.attempt, row.failures, row.worker_id), (1, 0, None));
+    assert!(bench.kind.given_up.lock().unwrap().is_empty());
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_silent_workers_task_goes_to_another_and_a_worker_that_kills_itself_on_it_is_not_fed_for_ever()
+ {
+    let bench = Bench::working().await;
+    let poison = {
+        let mut tx = bench.store.begin().await.unwrap();
+        let task = tasks::insert(
+            &mut tx,
+            Input(Script::Succeed).into_task(None, None).unwrap(),
+        )
+        .await
+        .unwrap();
+        tx.commit().await.unwrap();
+        task.id()
+    };
+    // Three workers take it, one after the other, and are never heard of again.
+    for dead in 0..3 {
+        until("it can be claimed", async || {
+            let claimed = tasks::claim(&bench.store, &[poison], Uuid::from_u128(100 + dead), LEASE)
+                .await
+                .unwrap();
+            (!claimed.is_empty()).then_some(())
+        })
+        .await;
+        bench.clock.advance(LEASE + Duration::from_secs(1));
+        // The live worker would be quicker than the next dead one, so the sweep is done by hand here.
+        tasks::take_expired(&bench.store, 10).await.unwrap();
+    }
+    let row = bench.in_state_later(poison, "failed").await;
+    assert_eq!(row.error_code.as_deref(), Some("ATTEMPTS_EXHAUSTED"));
+    assert_eq!(bench.kind.runs.load(Ordering::SeqCst), 0);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn lost_hints_and_unsent_messages_are_found_by_the_sweep() {
+    let bench = Bench::quiet().await;
+    let mut listener = bench.bus.listen();
+    let mut tx = bench.store.begin().await.unwrap();
+    let task = tasks::insert(
+        &mut tx,
+        Input(Script::Succeed).into_task(None, None).unwrap(),
+    )
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+    let dispatcher = bench.dispatcher();
+    let next = async || bench.queue.next(10, Duration::ZERO).await.unwrap();
+    sweep::once(&dispatcher).await.unwrap();
+    assert!(next().await.is_empty(), "too early to call it lost");
+    bench.clock.advance(Duration::from_secs(3));
+    sweep::once(&dispatcher).await.unwrap();
+    assert_eq!(next().await, [task.id()], "from the outbox");
+    assert!(
+        matches!(listener.next().await, Some(main_webserver::live::Heard::Change(change)) if change.id == task.id)
+    );
+    bench.clock.advance(Duration::from_secs(3));
+    sweep::once(&dispatcher).await.unwrap();
+    assert_eq!(next().await, [task.id()], "because nobody took it");
+    sweep::once(&dispatcher).await.unwrap();
+    assert!(next().await.is_empty(), "not again at once");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn one_process_leads_and_another_follows_when_it_is_gone() {
+    let bench = Bench::quiet().await;
+    let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let lead = async |who| leader::lead(&bench.store, "job", who, LEASE).await.unwrap();
+    assert_eq!(
+        (lead(one).await, lead(two).await, lead(one).await),
+        (Some(1), None, Some(1))
+    );
+    bench.clock.advance(LEASE + Duration::from_secs(1));
+    assert_eq!((lead(two).await, lead(one).await), (Some(2), None));
+    leader::resign(&bench.store, "job", two).await.unwrap();
+    assert_eq!(lead(one).await, Some(3));
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn every_queue_gives_the_urgent_first_and_nothing_from_nothing() {
+    let mut queues: Vec<Arc<dyn TaskQueue>> = vec![Arc::new(MemoryQueue::default())];
+    if let Ok(url) = std::env::var("TEST_REDIS_URL") {
+        let url = main_webserver::config::Secret::new(url);
+        let pool = main_webserver::redis::pool(&url, 1).unwrap();
+        let prefix = format!("t_{}", Entropy::from_os().uuid(SystemClock.now()));
+        queues.push(Arc::new(RedisQueue::new(&url, &prefix, pool).unwrap()));
+    }
+    for queue in queues {
+        let entropy = Entropy::seeded(1);
+        let id = || entropy.id::<id::Task>(DateTime::UNIX_EPOCH);
+        let (low, normal, high, high2) = (id(), id(), id(), id());
+        let wait = Duration::from_millis(300);
+        assert!(queue.next(5, wait).await.unwrap().is_empty());
+        queue
+            .announce(&[
+                (low, Priority::Background),
+                (normal, Priority::Normal),
+                (high, Priority::Interactive),
+                (high2, Priority::Interactive),
+            ])
+            .await
+            .unwrap();
+        assert_eq!(queue.next(3, wait).await.unwrap(), [high, high2, normal]);
+        assert_eq!(queue.next(3, wait).await.unwrap(), [low]);
+        // Somebody who waits already hears of it.
+        let waiting = tokio::spawn({
+            let queue = Arc::clone(&queue);
+            async move { queue.next(1, Duration::from_secs(10)).await.unwrap() }
+        });
+        queue
+            .announce(&[(low, Priority::Background)])
+            .await
+            .unwrap();
+        assert_eq!(waiting.await.unwrap(), [low]);
+    }
+}

@@ -1,0 +1,184 @@
+#!/usr/bin/env bash
+# Runs the tests. `tests/run.sh` runs every part, `tests/run.sh PART…` some of them.
+#
+#   lint       rustfmt, clippy with warnings denied
+#   sqlite     everything that needs no server, on SQLite and the in-process queue
+#   postgres   the same on PostgreSQL and Redis
+#   processes  real processes on PostgreSQL and Redis: kills, flushes, outages, bad settings
+#   docker     a real Docker engine: conformance, containers end to end, a killed worker
+#   doc        documentation tests and the documentation itself
+#   browser    the console in Chromium, and client libraries
+#
+# What is missing on a Debian machine is installed. Servers are private to the run: own ports, own folders, ended with
+# it. A part that cannot run is named, and is a failure when CI=true.
+set -u -o pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+ALL="lint sqlite postgres processes docker doc browser"
+PARTS="${*:-$ALL}"
+RUN="$(mktemp -d /tmp/main-webserver-tests.XXXXXX)"
+PIDS=()
+RESULTS=()
+FAILED=0
+START=$SECONDS
+export CARGO_TERM_COLOR=never NO_COLOR=1
+
+stop_servers() {
+    local pid
+    for pid in "${PIDS[@]}"; do kill "$pid" 2>/dev/null; done
+    for pid in "${PIDS[@]}"; do
+        for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+        kill -9 "$pid" 2>/dev/null
+    done
+    [ -n "${BRIDGE:-}" ] && ip link delete "$BRIDGE" 2>/dev/null
+    # A killed engine may leave mounts behind.
+    grep -o " $RUN/[^ ]*" /proc/mounts 2>/dev/null | sort -r | while read -r mount; do umount -l "$mount"; done
+    rm -rf "$RUN"
+}
+trap stop_servers EXIT
+trap 'exit 130' INT TERM
+
+# package COMMAND-OR-FILE DEBIAN-PACKAGE…: installs the packages when the command or file is not there.
+package() {
+    local needed="$1"
+    shift
+    command -v "$needed" >/dev/null 2>&1 || [ -e "$needed" ] && return 0
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+    echo "installing $*"
+    [ -e "$RUN/apt-updated" ] || { apt-get update -qq && touch "$RUN/apt-updated"; }
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >"$RUN/apt.log" 2>&1 || { tail -5 "$RUN/apt.log"; return 1; }
+}
+
+free_port() {
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# wait_until SECONDS COMMAND…
+wait_until() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        [ $SECONDS -lt $deadline ] || return 1
+        sleep 0.1
+    done
+}
+
+postgres_bin() { ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1; }
+
+start_postgres() {
+    [ -n "${TEST_DATABASE_URL:-}" ] && return 0
+    [ -n "$(postgres_bin)" ] || package /usr/lib/postgresql/15/bin postgresql postgresql-client || return 1
+    local bin port
+    bin="$(postgres_bin)"
+    port="$(free_port)"
+    mkdir -p "$RUN/pg"
+    chmod 755 "$RUN"
+    chown postgres "$RUN/pg"
+    runuser -u postgres -- "$bin/initdb" -D "$RUN/pg/data" -U postgres --auth=trust -E UTF8 >"$RUN/initdb.log" 2>&1 || return 1
+    # The database is thrown away, so it need not survive a power cut.
+    runuser -u postgres -- "$bin/postgres" -D "$RUN/pg/data" -p "$port" -k "$RUN/pg" -c listen_addresses=127.0.0.1 \
+        -c fsync=off -c full_page_writes=off -c max_connections=400 >"$RUN/pg/log" 2>&1 &
+    PIDS+=($!)
+    wait_until 30 "$bin/pg_isready" -h 127.0.0.1 -p "$port" || return 1
+    export TEST_DATABASE_URL="postgres://postgres@127.0.0.1:$port/postgres" TEST_POSTGRES_BIN="$bin"
+}
+
+start_redis() {
+    [ -n "${TEST_REDIS_URL:-}" ] && return 0
+    package redis-server redis-server || return 1
+    local port
+    port="$(free_port)"
+    redis-server --port "$port" --bind 127.0.0.1 --dir "$RUN" --save '' --appendonly no >"$RUN/redis.log" 2>&1 &
+    PIDS+=($!)
+    wait_until 10 redis-cli -p "$port" ping || return 1
+    export TEST_REDIS_URL="redis://127.0.0.1:$port/0"
+}
+
+start_docker() {
+    [ -n "${TEST_DOCKER_HOST:-}" ] && return 0
+    package dockerd docker.io iptables && package ip iproute2 && package /bin/busybox busybox-static || return 1
+    BRIDGE="mwt$(($$ % 100000))"
+    local net=$((($$ % 200) + 20))
+    ip link add "$BRIDGE" type bridge && ip addr add "10.88.$net.1/24" dev "$BRIDGE" && ip link set "$BRIDGE" up || return 1
+    dockerd --host "unix://$RUN/docker.sock" --data-root "$RUN/docker" --exec-root "$RUN/docker-exec" \
+        --pidfile "$RUN/docker.pid" --bridge "$BRIDGE" >"$RUN/docker.log" 2>&1 &
+    PIDS+=($!)
+    wait_until 60 docker -H "unix://$RUN/docker.sock" version || { tail -5 "$RUN/docker.log"; return 1; }
+    export TEST_DOCKER_HOST="unix://$RUN/docker.sock"
+    make_images
+}
+
+# Images without a registry: a static busybox stands in for the catalogue's first app's image.
+make_images() {
+    local tree="$RUN/image"
+    mkdir -p "$tree/bin" "$tree/tmp"
+    cp /bin/busybox "$tree/bin/busybox"
+    local applet
+    for applet in sh mkdir echo sleep cat test; do ln -sf busybox "$tree/bin/$applet"; done
+    local docker="docker -H $TEST_DOCKER_HOST"
+    tar -C "$tree" -c . | $docker import - busybox:1.37 >/dev/null &&
+        tar -C "$tree" -c . | $docker import -c 'HEALTHCHECK --interval=500ms --retries=2 CMD test -e /tmp/healthy' \
+            -c 'CMD ["sh", "-c", "sleep 1; echo up > /tmp/healthy; sleep 600"]' - healthy:test >/dev/null &&
+        tar -C "$tree" -c . | $docker import -c 'HEALTHCHECK --interval=500ms --retries=2 CMD test -e /tmp/never' \
+            -c 'CMD ["sh", "-c", "echo I am ill; sleep 600"]' - unhealthy:test >/dev/null
+}
+
+start_servers() { start_postgres && start_redis; }
+
+part_lint() {
+    cargo fmt --all --check && cargo clippy --workspace --all-targets --locked -- -D warnings
+}
+
+part_sqlite() {
+    env -u TEST_DATABASE_URL -u TEST_REDIS_URL cargo nextest run --workspace --locked --no-fail-fast
+}
+
+part_postgres() {
+    start_servers || return 3
+    cargo nextest run --locked --no-fail-fast -E 'binary(it) and not test(/^(docker|processes)::/)'
+}
+
+part_processes() {
+    start_servers || return 3
+    cargo nextest run --locked --no-fail-fast --ignore-default-filter -E 'test(/^processes::/)'
+}
+
+part_docker() {
+    start_servers && start_docker || return 3
+    cargo nextest run --locked --no-fail-fast --ignore-default-filter -E 'test(/^docker::/)'
+}
+
+part_doc() {
+    cargo test --doc --workspace --locked && RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+}
+
+part_browser() {
+    command -v node >/dev/null || package node nodejs npm || return 3
+    package chromium chromium || return 3
+    cargo build --locked && tests/browser/run.sh "$PWD/target/debug/main-webserver"
+}
+
+for part in $PARTS; do
+    case " $ALL " in *" $part "*) ;; *) echo "no part '$part'; there are: $ALL"; exit 2 ;; esac
+    echo "── $part"
+    before=$SECONDS
+    "part_$part"
+    code=$?
+    took="$((SECONDS - before)) s"
+    case $code in
+        0) RESULTS+=("passed   $part  $took") ;;
+        3)
+            RESULTS+=("SKIPPED  $part  $took: what it needs is not there and could not be installed")
+            [ "${CI:-}" = true ] && FAILED=$((FAILED + 1))
+            ;;
+        *)
+            RESULTS+=("FAILED   $part  $took")
+            FAILED=$((FAILED + 1))
+            ;;
+    esac
+done
+
+echo "── parts"
+printf '%s\n' "${RESULTS[@]}"
+echo "total $((SECONDS - START)) s"
+[ "$FAILED" = 0 ]

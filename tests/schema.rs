@@ -1,0 +1,32 @@
+//! The printed schema is the code's, and every operation in `tests/operations` fits it.
+
+use main_webserver::graphql::sdl;
+
+#[test]
+fn schema_graphql_is_in_step() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/schema.graphql");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, sdl()).unwrap();
+    }
+    let kept = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        kept == sdl(),
+        "schema.graphql is out of step: cargo run -- schema > schema.graphql"
+    );
+}
+
+#[test]
+fn everything_in_the_schema_is_described() {
+    let sdl = sdl();
+    let mut previous = "";
+    let mut bare = Vec::new();
+    for line in sdl.lines() {
+        let trimmed = line.trim();
+        let is_member = line.starts_with("  ") && !trimmed.starts_with('"') && trimmed != "id: ID!";
+        if is_member && !previous.trim().ends_with('"') && !previous.trim().ends_with("\"\"\"") {
+            bare.push(trimmed.to_owned());
+        }
+        previous = line;
+    }
+    assert!(bare.is_empty(), "not described: {bare:#?}");
+}
