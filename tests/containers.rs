@@ -258,7 +258,7 @@ async fn an_unreliable_engine_ends_with_exactly_one_instance_each() {
         lost_answers: 120,
         ..QUICK
     };
-    let world = World::with(faults, &[Role::WebAndWorker, Role::Worker]).await;
+    let world = World::with(faults, &[Role::WebAndWorker]).await;
     let ada = world.person("ada").await;
     let mut created = Vec::new();
     for _ in 0..12 {

@@ -21,7 +21,7 @@ PIDS=()
 RESULTS=()
 FAILED=0
 START=$SECONDS
-export CARGO_TERM_COLOR=never NO_COLOR=1
+export CARGO_TERM_COLOR=never NO_COLOR=1 RUST_BACKTRACE=0
 
 stop_servers() {
     local pid

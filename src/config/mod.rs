@@ -311,6 +311,13 @@ fn redis_url(sources: &Sources) -> Result<Option<Secret>, ConfigError> {
     let Some(text) = sources.text("REDIS_URL") else {
         return Ok(None);
     };
+    // The client library takes any scheme; `-cluster` and `-sentinel` endings are its own.
+    let scheme = text.split("://").next().unwrap_or_default();
+    if !["redis", "rediss", "valkey", "valkeys"]
+        .contains(&scheme.split('-').next().unwrap_or_default())
+    {
+        return Err(sources.refuse("REDIS_URL", format!("'{scheme}' is not Redis' scheme")));
+    }
     fred::types::config::Config::from_url(&text)
         .map_err(|error| sources.refuse("REDIS_URL", error.details().to_owned()))?;
     Ok(Some(Secret::new(text)))

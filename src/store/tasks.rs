@@ -230,17 +230,19 @@ fn in_state(state: TaskState) -> Condition {
     Condition::all().add(Column::State.eq(state.as_str()))
 }
 
-/// An update that moves a task to `state` and off its worker.
+/// An update that moves a task to `state`. PostgreSQL refuses a column that is set twice, so each is set in one place.
 fn moved_to(state: TaskState) -> UpdateMany<Entity> {
-    let no_worker: Option<Uuid> = None;
-    let no_time: Option<DateTimeUtc> = None;
-    let no_topic: Option<String> = None;
     Entity::update_many()
         .col_expr(Column::State, Expr::value(state.as_str()))
         .col_expr(Column::Version, plus_one(Column::Version))
-        .col_expr(Column::WorkerId, Expr::value(no_worker))
-        .col_expr(Column::LeaseUntil, Expr::value(no_time))
-        .col_expr(Column::WakeOn, Expr::value(no_topic))
+}
+
+/// An update that moves a task to `state` and off its worker, to wait for `wake_on` if anything.
+fn let_go_to(state: TaskState, wake_on: Option<String>) -> UpdateMany<Entity> {
+    moved_to(state)
+        .col_expr(Column::WorkerId, Expr::value(None::<Uuid>))
+        .col_expr(Column::LeaseUntil, Expr::value(None::<DateTimeUtc>))
+        .col_expr(Column::WakeOn, Expr::value(wake_on))
 }
 
 /// Claims those of `ids` that may run now: worker, lease and attempt + 1 in one statement.
@@ -397,29 +399,29 @@ pub async fn settle(store: &Store, lease: Lease, outcome: Outcome) -> Result<Mod
     let mut tx = store.begin().await?;
     let is_hand_back = matches!(outcome, Outcome::HandBack);
     let update = match outcome {
-        Outcome::Succeeded(result) => moved_to(TaskState::Succeeded)
+        Outcome::Succeeded(result) => let_go_to(TaskState::Succeeded, None)
             .col_expr(Column::Progress, Expr::value(100_i16))
             .col_expr(Column::Result, Expr::value(result))
             .col_expr(Column::ErrorCode, Expr::value(None::<String>))
             .col_expr(Column::ErrorMessage, Expr::value(None::<String>))
             .col_expr(Column::FinishedAt, Expr::value(now)),
-        Outcome::Retry { at, code, message } => moved_to(TaskState::Queued)
+        Outcome::Retry { at, code, message } => let_go_to(TaskState::Queued, None)
             .col_expr(Column::Failures, plus_one(Column::Failures))
             .col_expr(Column::RunAt, Expr::value(at))
             .col_expr(Column::AnnouncedAt, Expr::value(never))
             .col_expr(Column::ErrorCode, Expr::value(code))
             .col_expr(Column::ErrorMessage, Expr::value(message)),
-        Outcome::Park { until, wake_on } => moved_to(TaskState::Waiting)
-            .col_expr(Column::RunAt, Expr::value(until))
-            .col_expr(Column::WakeOn, Expr::value(wake_on)),
-        Outcome::Failed { code, message } => moved_to(TaskState::Failed)
+        Outcome::Park { until, wake_on } => {
+            let_go_to(TaskState::Waiting, wake_on).col_expr(Column::RunAt, Expr::value(until))
+        }
+        Outcome::Failed { code, message } => let_go_to(TaskState::Failed, None)
             .col_expr(Column::ErrorCode, Expr::value(code))
             .col_expr(Column::ErrorMessage, Expr::value(message))
             .col_expr(Column::FinishedAt, Expr::value(now)),
         Outcome::Cancelled => {
-            moved_to(TaskState::Cancelled).col_expr(Column::FinishedAt, Expr::value(now))
+            let_go_to(TaskState::Cancelled, None).col_expr(Column::FinishedAt, Expr::value(now))
         }
-        Outcome::HandBack => moved_to(TaskState::Queued)
+        Outcome::HandBack => let_go_to(TaskState::Queued, None)
             .col_expr(Column::RunAt, Expr::value(now))
             .col_expr(Column::AnnouncedAt, Expr::value(now)),
     };
@@ -447,7 +449,7 @@ pub async fn request_cancel(tx: &mut Tx<'_>, task: &Model) -> Result<Model, Stor
             .col_expr(Column::CancelRequestedAt, Expr::value(now))
             .filter(Column::Id.eq(task.id))
     };
-    let idle = asked(moved_to(TaskState::Queued))
+    let idle = asked(let_go_to(TaskState::Queued, None))
         .col_expr(Column::RunAt, Expr::value(now))
         .col_expr(Column::AnnouncedAt, Expr::value(now))
         .filter(is_idle)
@@ -510,7 +512,7 @@ async fn queue_again(
 ) -> Result<usize, StoreError> {
     let now = store.now();
     let mut tx = store.begin().await?;
-    let mut update = moved_to(TaskState::Queued)
+    let mut update = let_go_to(TaskState::Queued, None)
         .col_expr(Column::RunAt, Expr::value(now))
         .col_expr(Column::AnnouncedAt, Expr::value(now))
         .filter(Column::Id.in_subquery(pick(which, limit)));

@@ -98,6 +98,10 @@ pub async fn post(request: &Request, body: Body, web: Data<&Web>) -> Response {
             },
         );
     };
+    // A list would be read as the object's fields in order.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return bad_request("one GraphQL request is expected, a JSON object with a query");
+    }
     let asked: async_graphql::Request = match serde_json::from_slice(&bytes) {
         Ok(asked) => asked,
         Err(error) => return bad_request(&format!("not a GraphQL request in JSON: {error}")),
