@@ -12,7 +12,7 @@ use crate::{
     error::{AppError, TransportError},
     graphql::Api,
     live::{EventBus, MemoryBus, RedisBus},
-    providers::{self, ProviderError, Providers},
+    providers::{self, Providers},
     queue::{Dispatcher, MemoryQueue, RedisQueue, TaskQueue, Worker, WorkerSettings, sweep},
     services::{Services, seed::Seeded},
     store::{
@@ -73,8 +73,6 @@ pub enum StartError {
     Migration(sea_orm::DbErr),
     #[error(transparent)]
     Transport(#[from] TransportError),
-    #[error(transparent)]
-    Provider(#[from] ProviderError),
     #[error("PORT: {address} cannot be listened on, {error}")]
     Port {
         address: SocketAddr,
@@ -166,7 +164,7 @@ impl App {
         if role.works() {
             let providers = match seams.providers {
                 Some(providers) => providers,
-                None => providers::from_settings(settings, seams.clock, seams.entropy).await?,
+                None => providers::from_settings(settings, seams.clock, seams.entropy).await,
             };
             app.start_worker(settings, dispatcher, providers, keyring);
         }

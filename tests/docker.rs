@@ -99,11 +99,7 @@ async fn the_docker_engine_conforms() {
         serving: (images.serving.0, words(&["sh", "-c", serve])),
         ..images
     };
-    conforms(
-        Arc::new(Docker::connect(&required("TEST_DOCKER_HOST")).unwrap()),
-        &images,
-    )
-    .await;
+    conforms(Arc::new(Docker::at(&required("TEST_DOCKER_HOST"))), &images).await;
 }
 
 #[tokio::test]
@@ -256,7 +252,7 @@ async fn health_decides_and_a_failure_says_why() {
             "EXITED",
             "code 3; it said last: these are my last words",
         ),
-        ("wrong-command", "ENGINE_REJECTED", "no-such-program"),
+        ("wrong-command", "EXITED", "no-such-program"),
     ] {
         let created = ada.create(app).await;
         ada.task_in(&created.task, "FAILED").await;

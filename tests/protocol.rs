@@ -239,6 +239,47 @@ async fn a_socket_that_talks_nonsense_is_closed_and_others_go_on() {
     world.stop().await;
 }
 
+/// Without the answer clients take the connection for broken and wait before they come back.
+#[tokio::test]
+async fn a_client_that_closes_gets_the_answer_to_its_close() {
+    let world = World::start().await;
+    let socket = world.person("ada").await.socket().await;
+    let (code, reason) = socket.close().await;
+    assert_eq!((code, reason.as_str()), (1000, "done"));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn json_is_preferred_for_all_but_subscriptions() {
+    let world = World::start().await;
+    let ada = world.person("ada").await;
+    let kind = async |query: &str, accept: &str| {
+        let request = HTTP
+            .post(format!("http://{}/graphql", ada.address))
+            .header("accept", accept);
+        let answer = request
+            .bearer_auth(ada.token.as_ref().unwrap())
+            .json(&json!({ "query": query }))
+            .send()
+            .await
+            .unwrap();
+        answer.headers()["content-type"]
+            .to_str()
+            .unwrap()
+            .to_owned()
+    };
+    let task = ada.demo(1, 1).await;
+    let (query, subscription) = (
+        "{ viewer { id } }",
+        format!("subscription {{ taskUpdated(id: \"{task}\") {{ id }} }}"),
+    );
+    let both = "application/graphql-response+json, application/json, text/event-stream";
+    assert_eq!(kind(query, both).await, "application/json");
+    assert_eq!(kind(&subscription, both).await, "text/event-stream");
+    assert_eq!(kind(query, "text/event-stream").await, "text/event-stream");
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn the_console_and_the_health_checks_are_served() {
     let world = World::start().await;

@@ -116,8 +116,10 @@ async fn engine(settings: &Settings) -> Finding {
     if settings.provider == ProviderChoice::Simulated {
         return Finding::Fine("simulated, as PROVIDER asks".to_owned());
     }
-    let answer = async { Docker::connect(&settings.docker_host)?.ping().await };
-    match (answer.await, settings.provider) {
+    match (
+        Docker::at(&settings.docker_host).ping().await,
+        settings.provider,
+    ) {
         (Ok(version), _) => Finding::Fine(version),
         (Err(error), ProviderChoice::Auto) => Finding::Fine(format!("simulated, because {error}")),
         (Err(error), ProviderChoice::Docker | ProviderChoice::Simulated) => Finding::Wrong {

@@ -141,6 +141,9 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// What is logged unless `LOG` says otherwise: what this service says, and of the libraries only what is wrong.
+const DEFAULT_LOG: &str = "info,sea_orm_migration=warn,sqlx=warn,poem=warn,fred=warn";
+
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -256,7 +259,9 @@ impl Settings {
             lease: Duration::from_secs(sources.number("LEASE_SECONDS", 30, 1..=3600)?),
             drain: Duration::from_secs(sources.number("DRAIN_SECONDS", 20, 0..=3600)?),
             request: Duration::from_secs(sources.number("REQUEST_SECONDS", 30, 1..=3600)?),
-            log: sources.text("LOG").unwrap_or_else(|| "info".to_owned()),
+            log: sources
+                .text("LOG")
+                .unwrap_or_else(|| DEFAULT_LOG.to_owned()),
             log_format: sources.one_of(
                 "LOG_FORMAT",
                 &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)],

@@ -37,23 +37,25 @@ const SILENCE: Duration = Duration::from_secs(120);
 
 /// A Docker Engine; the API's version is agreed on at the first call that reaches it.
 pub struct Docker {
-    host: bollard::Docker,
+    host: String,
     agreed: OnceCell<bollard::Docker>,
 }
 
 impl Docker {
-    /// An engine at `unix://…` or `tcp://…`; nothing is sent yet.
-    pub fn connect(host: &str) -> Result<Self, ProviderError> {
-        let host =
-            bollard::Docker::connect_with_host(host).map_err(|error| classify(error, None))?;
-        Ok(Self {
-            host,
+    /// An engine at `unix://…` or `tcp://…`; nothing is sent yet, so it may come later.
+    pub fn at(host: &str) -> Self {
+        Self {
+            host: host.to_owned(),
             agreed: OnceCell::new(),
-        })
+        }
     }
 
     async fn engine(&self) -> Result<&bollard::Docker, ProviderError> {
-        let agree = || within(PING, self.host.clone().negotiate_version());
+        let agree = || async {
+            let engine = bollard::Docker::connect_with_host(&self.host)
+                .map_err(|error| classify(error, None))?;
+            within(PING, engine.negotiate_version()).await
+        };
         self.agreed.get_or_try_init(agree).await
     }
 
@@ -300,8 +302,11 @@ impl Provider for Docker {
     fn events(&self) -> BoxStream<'static, Happened> {
         let filters = HashMap::from([("type", vec!["container"]), ("label", vec![LABEL])]);
         let options = EventsOptionsBuilder::new().filters(&filters).build();
-        let host = self.agreed.get().unwrap_or(&self.host);
-        let seen = host
+        // Until it has answered once there is nothing to hear.
+        let Some(engine) = self.agreed.get() else {
+            return stream::empty().boxed();
+        };
+        let seen = engine
             .events(Some(options))
             .take_while(|event| std::future::ready(event.is_ok()));
         seen.filter_map(async |event| {

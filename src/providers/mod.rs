@@ -206,22 +206,16 @@ pub async fn from_settings(
     settings: &Settings,
     clock: Arc<dyn Clock>,
     entropy: Arc<Entropy>,
-) -> Result<Providers, ProviderError> {
-    let simulated = || Providers::of(Arc::new(Simulated::new(clock, entropy, Faults::default())));
-    match settings.provider {
-        ProviderChoice::Simulated => Ok(simulated()),
-        ProviderChoice::Docker => Ok(Providers::of(Arc::new(Docker::connect(
-            &settings.docker_host,
-        )?))),
-        ProviderChoice::Auto => {
-            let Ok(docker) = Docker::connect(&settings.docker_host) else {
-                return Ok(simulated());
-            };
-            Ok(if docker.ping().await.is_ok() {
-                Providers::of(Arc::new(docker))
-            } else {
-                simulated()
-            })
-        }
+) -> Providers {
+    let docker = Docker::at(&settings.docker_host);
+    let is_docker = match settings.provider {
+        ProviderChoice::Docker => true,
+        ProviderChoice::Simulated => false,
+        ProviderChoice::Auto => docker.ping().await.is_ok(),
+    };
+    if is_docker {
+        Providers::of(Arc::new(docker))
+    } else {
+        Providers::of(Arc::new(Simulated::new(clock, entropy, Faults::default())))
     }
 }

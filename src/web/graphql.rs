@@ -1,6 +1,8 @@
 //! GraphQL over HTTP: POST with JSON, an event stream for subscriptions, and the upgrade to a WebSocket.
 
-use async_graphql::{Executor as _, ServerError, http::ALL_WEBSOCKET_PROTOCOLS};
+use async_graphql::{
+    Executor as _, ServerError, http::ALL_WEBSOCKET_PROTOCOLS, parser::types::OperationType,
+};
 use async_graphql_poem::GraphQLProtocol;
 use futures_util::{StreamExt as _, stream};
 use poem::{
@@ -110,17 +112,40 @@ pub async fn post(request: &Request, body: Body, web: Data<&Web>) -> Response {
         .auth
         .viewer(&web.store, header_text(request, header::AUTHORIZATION))
         .await;
-    let asked = asked.data(Requester {
+    let mut asked = asked.data(Requester {
         viewer,
         origin: origin(request),
     });
-    let wants_stream = header_text(request, header::ACCEPT)
-        .is_some_and(|accept| accept.contains("text/event-stream"));
-    if wants_stream {
+    let accept = header_text(request, header::ACCEPT).unwrap_or_default();
+    if wants_stream(accept, &mut asked) {
         events(&web, asked)
     } else {
         json(StatusCode::OK, &web.api.execute(asked).await)
     }
+}
+
+/// Whether the answer is an event stream: when nothing else is accepted, or when it is accepted for a subscription.
+fn wants_stream(accept: &str, asked: &mut async_graphql::Request) -> bool {
+    if !accept.contains("text/event-stream") {
+        return false;
+    }
+    let accepts_json = [
+        "application/json",
+        "application/graphql-response+json",
+        "*/*",
+    ];
+    !accepts_json.iter().any(|kind| accept.contains(kind)) || is_subscription(asked)
+}
+
+fn is_subscription(asked: &mut async_graphql::Request) -> bool {
+    let name = asked.operation_name.clone();
+    let Ok(document) = asked.parsed_query() else {
+        return false;
+    };
+    let mut operations = document.operations.iter();
+    let chosen = operations
+        .find(|(known, _)| name.is_none() || known.map(|known| known.as_str()) == name.as_deref());
+    chosen.is_some_and(|(_, operation)| operation.node.ty == OperationType::Subscription)
 }
 
 /// The "distinct connections" mode of the GraphQL over Server-Sent Events protocol (the graphql-sse library's document).

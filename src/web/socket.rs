@@ -73,7 +73,9 @@ async fn talk(
             message = source.next() => {
                 heard_at = clock.now();
                 match message.transpose()? {
-                    None | Some(Message::Close(_)) => return Ok(()),
+                    None => return Ok(()),
+                    // The answer to a close is a close; without it the peer takes this for a broken connection.
+                    Some(Message::Close(_)) => return within(sink.close()).await,
                     Some(Message::Text(text)) => hand_in(&incoming, text.into_bytes())?,
                     Some(Message::Binary(bytes)) => hand_in(&incoming, bytes)?,
                     Some(Message::Ping(_) | Message::Pong(_)) => {}
@@ -104,7 +106,10 @@ async fn send(
     sink: &mut (impl Sink<Message, Error = io::Error> + Unpin),
     message: Message,
 ) -> io::Result<()> {
-    tokio::time::timeout(WRITE, sink.send(message))
-        .await
-        .map_err(|_| io::Error::other("the peer does not read"))?
+    within(sink.send(message)).await
+}
+
+async fn within(write: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    let in_time = tokio::time::timeout(WRITE, write).await;
+    in_time.map_err(|_| io::Error::other("the peer does not read"))?
 }

@@ -7,7 +7,11 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
-    tungstenite::{Message, client::IntoClientRequest as _},
+    tungstenite::{
+        Message,
+        client::IntoClientRequest as _,
+        protocol::{CloseFrame, frame::coding::CloseCode},
+    },
 };
 
 use super::PATIENCE;
@@ -81,6 +85,16 @@ impl Socket {
                 None => return Err((1006, "the connection ended".to_owned())),
             }
         }
+    }
+
+    /// Closes as a client should; what the server answers.
+    pub async fn close(mut self) -> (u16, String) {
+        let frame = CloseFrame {
+            code: CloseCode::Normal,
+            reason: "done".into(),
+        };
+        self.inner.close(Some(frame)).await.unwrap();
+        self.hear().await.expect_err("an answer to the close")
     }
 
     /// The next frame of the subscription; `None` when it is complete.

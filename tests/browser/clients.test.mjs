@@ -1,0 +1,135 @@
+// The libraries web clients use: Apollo Client, urql and graphql-ws, against the real server.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { ApolloClient, ApolloLink, CombinedGraphQLErrors, HttpLink, InMemoryCache, gql } from '@apollo/client';
+import { GraphQLWsLink } from '@apollo/client/link/subscriptions';
+import { OperationTypeNode } from 'graphql';
+import { Client, fetchExchange, subscriptionExchange } from '@urql/core';
+import { createClient } from 'graphql-ws';
+import WebSocket from 'ws';
+
+const { BASE_URL } = process.env;
+const ENDPOINT = `${BASE_URL}/graphql`;
+const SOCKET = ENDPOINT.replace('http', 'ws');
+
+const SIGN_UP = 'mutation SignUp($input: SignUpInput!) { signUp(input: $input) { accessToken user { id email } } }';
+const APPS = 'query Apps { apps { nodes { id slug } pageInfo { hasNextPage } } }';
+const START = 'mutation Start($input: StartDemoTaskInput!) { startDemoTask(input: $input) { task { id state } } }';
+const WATCH = 'subscription Watch($id: ID!) { taskUpdated(id: $id) { id state progress version } }';
+const TASK = 'query Task($id: ID!) { task(id: $id) { id } }';
+
+const person = () => ({ email: `${crypto.randomUUID()}@example.com`, name: 'Client', password: 'correct horse battery' });
+const slow = { steps: 8, stepMillis: 50 };
+
+function checkFrames(frames) {
+  const versions = frames.map((frame) => frame.version);
+  assert.deepEqual(versions, [...versions].sort((a, b) => a - b));
+  assert.ok(frames.length >= 4, `${frames.length} frames`);
+  assert.deepEqual([frames.at(-1).state, frames.at(-1).progress], ['SUCCEEDED', 100]);
+}
+
+function within(promise) {
+  const late = new Promise((_, reject) => setTimeout(reject, 20_000, new Error('no end in time')).unref());
+  return Promise.race([promise, late]);
+}
+
+const socketFor = (token) => createClient({
+  url: SOCKET,
+  webSocketImpl: WebSocket,
+  connectionParams: { authorization: `Bearer ${token}` },
+});
+
+test('Apollo Client', async () => {
+  let token;
+  const auth = new ApolloLink((operation, forward) => {
+    if (token) operation.setContext({ headers: { authorization: `Bearer ${token}` } });
+    return forward(operation);
+  });
+  const http = auth.concat(new HttpLink({ uri: ENDPOINT }));
+  const anonymous = new ApolloClient({ link: http, cache: new InMemoryCache() });
+  const code = async (work) => {
+    const error = await work.then(() => assert.fail('an error is expected'), (error) => error);
+    assert.ok(CombinedGraphQLErrors.is(error), String(error));
+    return error.errors[0].extensions.code;
+  };
+  assert.equal(await code(anonymous.mutate({ mutation: gql(START), variables: { input: slow } })), 'UNAUTHENTICATED');
+  const { data } = await anonymous.mutate({ mutation: gql(SIGN_UP), variables: { input: person() } });
+  token = data.signUp.accessToken;
+
+  const socket = socketFor(token);
+  const isSubscription = ({ operationType }) => operationType === OperationTypeNode.SUBSCRIPTION;
+  const client = new ApolloClient({ link: ApolloLink.split(isSubscription, new GraphQLWsLink(socket), http), cache: new InMemoryCache() });
+  const apps = await client.query({ query: gql(APPS) });
+  assert.equal(apps.data.apps.nodes[0].slug, 'hello');
+  assert.equal(await code(client.query({ query: gql(TASK), variables: { id: 'task_0' } })), 'NOT_FOUND');
+  assert.equal(await code(client.mutate({ mutation: gql(START), variables: { input: { steps: 0 } } })), 'BAD_USER_INPUT');
+  const started = await client.mutate({ mutation: gql(START), variables: { input: slow } });
+  const frames = [];
+  await within(new Promise((resolve, reject) => {
+    client.subscribe({ query: gql(WATCH), variables: { id: started.data.startDemoTask.task.id } }).subscribe({
+      next: ({ data, error }) => (error ? reject(error) : frames.push(data.taskUpdated)),
+      error: reject,
+      complete: resolve,
+    });
+  }));
+  checkFrames(frames);
+  client.stop();
+  await socket.dispose();
+});
+
+test('urql', async () => {
+  let token;
+  let socket;
+  const client = new Client({
+    url: ENDPOINT,
+    preferGetMethod: false,
+    fetchOptions: () => ({ headers: token ? { authorization: `Bearer ${token}` } : {} }),
+    exchanges: [
+      fetchExchange,
+      subscriptionExchange({
+        forwardSubscription: (request) => ({
+          subscribe: (sink) => ({ unsubscribe: socket.subscribe({ ...request, query: request.query ?? '' }, sink) }),
+        }),
+      }),
+    ],
+  });
+  const code = ({ error }) => error.graphQLErrors[0].extensions.code;
+  assert.equal(code(await client.mutation(START, { input: slow })), 'UNAUTHENTICATED');
+  token = (await client.mutation(SIGN_UP, { input: person() })).data.signUp.accessToken;
+  socket = socketFor(token);
+  assert.equal((await client.query(APPS, {})).data.apps.nodes[0].slug, 'hello');
+  assert.equal(code(await client.query(TASK, { id: 'task_0' })), 'NOT_FOUND');
+  assert.equal(code(await client.mutation(START, { input: { stepMillis: -1 } })), 'BAD_USER_INPUT');
+  const started = await client.mutation(START, { input: slow });
+  const frames = [];
+  await within(new Promise((resolve, reject) => {
+    client.subscription(WATCH, { id: started.data.startDemoTask.task.id }).subscribe(({ data, error }) => {
+      if (error) return reject(error);
+      frames.push(data.taskUpdated);
+      if (data.taskUpdated.state === 'SUCCEEDED') resolve();
+    });
+  }));
+  checkFrames(frames);
+  await socket.dispose();
+});
+
+test('graphql-ws alone, queries and mutations too', async () => {
+  const ask = async (socket, query, variables) => {
+    for await (const answer of socket.iterate({ query, variables })) return answer;
+  };
+  const anonymous = createClient({ url: SOCKET, webSocketImpl: WebSocket });
+  const { data } = await within(ask(anonymous, SIGN_UP, { input: person() }));
+  const refused = await within(ask(anonymous, START, { input: slow }));
+  assert.equal(refused.errors[0].extensions.code, 'UNAUTHENTICATED');
+  await anonymous.dispose();
+  const socket = socketFor(data.signUp.accessToken);
+  const started = await within(ask(socket, START, { input: slow }));
+  const frames = [];
+  await within((async () => {
+    for await (const frame of socket.iterate({ query: WATCH, variables: { id: started.data.startDemoTask.task.id } })) {
+      frames.push(frame.data.taskUpdated);
+    }
+  })());
+  checkFrames(frames);
+  await socket.dispose();
+});
