@@ -117,16 +117,12 @@ impl App {
         }
         let keyring = Keyring::new(secret_key(settings)?.expose());
         // The port first: the likeliest thing to be wrong, and nothing has been touched yet.
-        let bound = match role.serves() {
-            true => {
-                let address = SocketAddr::new(settings.host, settings.port);
-                Some(
-                    web::bind(address)
-                        .await
-                        .map_err(|error| StartError::Port { address, error })?,
-                )
-            }
-            false => None,
+        let bound = if role.serves() {
+            let address = SocketAddr::new(settings.host, settings.port);
+            let refused = |error| StartError::Port { address, error };
+            Some(web::bind(address).await.map_err(refused)?)
+        } else {
+            None
         };
         let db = connection::open(settings).await?;
         connection::migrate(&db)
@@ -246,7 +242,10 @@ impl App {
     }
 }
 
-fn transports(settings: &Settings) -> Result<(Arc<dyn TaskQueue>, Arc<dyn EventBus>), StartError> {
+/// How processes reach each other.
+type Transports = (Arc<dyn TaskQueue>, Arc<dyn EventBus>);
+
+fn transports(settings: &Settings) -> Result<Transports, StartError> {
     let Some(url) = &settings.redis_url else {
         return Ok((
             Arc::new(MemoryQueue::default()),

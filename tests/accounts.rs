@@ -172,13 +172,12 @@ async fn a_malformed_token_is_refused_where_it_matters_and_does_not_keep_anyone_
             "UNAUTHENTICATED",
             "{token}"
         );
-        assert_eq!(
+        assert!(
             broken
                 .try_log_in(&ada.email, PASSWORD)
                 .await
                 .ok("/logIn/session")
                 .is_object(),
-            true,
             "{token}"
         );
         let mut socket = broken.socket().await;

@@ -129,7 +129,8 @@ async fn what_is_no_graphql_request_is_refused_in_its_own_form() {
         "{{ {} }}",
         (0..1200)
             .map(|n| format!("a{n}: viewer {{ id }} "))
-            .collect::<String>()
+            .collect::<Vec<_>>()
+            .concat()
     );
     assert_eq!(world.anonymous().ask(&wide).await.code(), "BAD_USER_INPUT");
     // The introspection of common clients has to pass the limits.

@@ -22,7 +22,7 @@ fn everything_in_the_schema_is_described() {
     let mut bare = Vec::new();
     for line in sdl.lines() {
         let trimmed = line.trim();
-        if trimmed.starts_with("\"") && !trimmed.starts_with("\"\"\"") && !is_in_block {
+        if trimmed.starts_with('"') && !trimmed.starts_with("\"\"\"") && !is_in_block {
             is_described = true;
             continue;
         }

@@ -58,14 +58,14 @@ impl Passwords {
     /// which addresses have an account.
     pub async fn is_right(&self, password: &str, hash: Option<String>) -> Result<bool, AppError> {
         let password = password.to_owned();
-        self.aside(move || match hash.as_deref().map(PasswordHash::new) {
-            Some(Ok(hash)) => argon2id()
-                .verify_password(password.as_bytes(), &hash)
-                .is_ok(),
-            None | Some(Err(_)) => {
-                let _: Result<PasswordHash, _> = argon2id().hash_password(password.as_bytes());
-                false
+        self.aside(move || {
+            if let Some(Ok(hash)) = hash.as_deref().map(PasswordHash::new) {
+                return argon2id()
+                    .verify_password(password.as_bytes(), &hash)
+                    .is_ok();
             }
+            let _: Result<PasswordHash, _> = argon2id().hash_password(password.as_bytes());
+            false
         })
         .await
     }

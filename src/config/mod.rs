@@ -229,7 +229,7 @@ impl Settings {
             port: sources.parse("PORT", "7730")?,
             database: database(sources, &data_dir)?,
             data_dir,
-            database_connections: sources.number("DATABASE_CONNECTIONS", 10, 1..=500)?,
+            database_connections: sources.number("DATABASE_CONNECTIONS", &10, 1..=500)?,
             redis_url: redis_url(sources)?,
             redis_prefix: sources
                 .text("REDIS_PREFIX")
@@ -239,11 +239,11 @@ impl Settings {
             admin_password: admin_password(sources)?,
             access_token: Duration::from_secs(sources.number(
                 "ACCESS_TOKEN_SECONDS",
-                900,
+                &900,
                 10..=86_400,
             )?),
             refresh_token: Duration::from_secs(
-                sources.number("REFRESH_TOKEN_DAYS", 30_u64, 1..=365)? * 86_400,
+                sources.number("REFRESH_TOKEN_DAYS", &30_u64, 1..=365)? * 86_400,
             ),
             provider: sources.one_of(
                 "PROVIDER",
@@ -255,10 +255,10 @@ impl Settings {
             )?,
             docker_host: docker_host(sources)?,
             publish_address: sources.parse("PUBLISH_ADDRESS", "127.0.0.1")?,
-            worker_concurrency: sources.number("WORKER_CONCURRENCY", 16, 1..=1000)?,
-            lease: Duration::from_secs(sources.number("LEASE_SECONDS", 30, 1..=3600)?),
-            drain: Duration::from_secs(sources.number("DRAIN_SECONDS", 20, 0..=3600)?),
-            request: Duration::from_secs(sources.number("REQUEST_SECONDS", 30, 1..=3600)?),
+            worker_concurrency: sources.number("WORKER_CONCURRENCY", &16, 1..=1000)?,
+            lease: Duration::from_secs(sources.number("LEASE_SECONDS", &30, 1..=3600)?),
+            drain: Duration::from_secs(sources.number("DRAIN_SECONDS", &20, 0..=3600)?),
+            request: Duration::from_secs(sources.number("REQUEST_SECONDS", &30, 1..=3600)?),
             log: sources
                 .text("LOG")
                 .unwrap_or_else(|| DEFAULT_LOG.to_owned()),
@@ -295,7 +295,7 @@ fn database(sources: &Sources, data_dir: &std::path::Path) -> Result<Database, C
             data_dir.display()
         )));
     };
-    let port: u16 = sources.number("POSTGRES_PORT", 5432, 1..=65_535)?;
+    let port: u16 = sources.number("POSTGRES_PORT", &5432, 1..=65_535)?;
     let or_postgres = |key| sources.text(key).unwrap_or_else(|| "postgres".to_owned());
     let build = || {
         let mut url = Url::parse("postgres://postgres").ok()?;

@@ -101,7 +101,7 @@ impl Sources {
     pub(super) fn number<T>(
         &self,
         key: &'static str,
-        default: T,
+        default: &T,
         range: RangeInclusive<T>,
     ) -> Result<T, ConfigError>
     where

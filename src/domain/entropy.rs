@@ -37,7 +37,7 @@ impl Entropy {
         }))
     }
 
-    /// A new `UUIDv7` for a thing made at `now`, greater than every earlier one of this generator.
+    /// A new UUIDv7 for a thing made at `now`, greater than every earlier one of this generator.
     ///
     /// The twelve bits after the time are a counter within the millisecond (RFC 9562, section 6.2, method 1).
     pub fn uuid(&self, now: DateTime<Utc>) -> Uuid {

@@ -1,4 +1,4 @@
-//! Typed identifiers: a `UUIDv7` inside, an opaque global id with the type's prefix outside.
+//! Typed identifiers: a UUIDv7 inside, an opaque global id with the type's prefix outside.
 
 use std::{cmp::Ordering, fmt, hash, marker::PhantomData};
 

@@ -398,7 +398,7 @@ fn read(id: Id<Container>, found: ContainerInspectResponse) -> Instance {
         container: id,
         handle: found.id.unwrap_or_default(),
         status,
-        ip: ip.map(|ip| ip.to_string()).filter(|ip| !ip.is_empty()),
+        ip: ip.filter(|ip| !ip.is_empty()),
         ports: ports.collect(),
     }
 }

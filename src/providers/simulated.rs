@@ -112,8 +112,14 @@ impl Simulated {
         for inside in &spec.ports {
             let listener = TcpListener::bind((spec.publish_address, 0))
                 .await
-                .map_err(no_port)?;
-            ports.insert(*inside, listener.local_addr().map_err(no_port)?.port());
+                .map_err(|error| no_port(&error))?;
+            ports.insert(
+                *inside,
+                listener
+                    .local_addr()
+                    .map_err(|error| no_port(&error))?
+                    .port(),
+            );
             servers.push(AbortOnDropHandle::new(tokio::spawn(serve(
                 listener,
                 greeting(spec),
@@ -169,7 +175,7 @@ fn lost() -> ProviderError {
     }
 }
 
-fn no_port(error: std::io::Error) -> ProviderError {
+fn no_port(error: &std::io::Error) -> ProviderError {
     ProviderError::Quota {
         engine: NAME,
         why: format!("no port could be opened: {error}"),

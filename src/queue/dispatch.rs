@@ -61,7 +61,7 @@ impl Dispatcher {
             ids.push(id);
             match message {
                 Message::Dispatch { task, rank } => {
-                    hints.push((Id::new(task), Priority::from_rank(rank)))
+                    hints.push((Id::new(task), Priority::from_rank(rank)));
                 }
                 Message::Change(change) => changes.push(change),
             }

@@ -173,7 +173,7 @@ impl Worker {
                         }) {
                             None => stop.request(StopReason::LeaseLost),
                             Some(renewed) if renewed.is_cancel_requested => {
-                                stop.request(StopReason::Cancelled)
+                                stop.request(StopReason::Cancelled);
                             }
                             Some(_) => {}
                         }

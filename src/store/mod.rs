@@ -77,7 +77,7 @@ impl Store {
 
     /// Opens a transaction; dropping it undoes everything.
     ///
-    /// `SQLite` takes its write lock at once: one that upgrades later fails instead of waiting.
+    /// SQLite takes its write lock at once: one that upgrades later fails instead of waiting.
     pub async fn begin(&self) -> Result<Tx<'_>, StoreError> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),

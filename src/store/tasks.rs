@@ -214,7 +214,7 @@ fn or_else(column: Column, value: DateTimeUtc) -> Expr {
 
 /// Rows to change, picked without waiting for rows another process is changing.
 ///
-/// PostgreSQL skips them (`FOR UPDATE SKIP LOCKED`); `SQLite` has one writer, so there are none.
+/// PostgreSQL skips them (`FOR UPDATE SKIP LOCKED`); SQLite has one writer, so there are none.
 fn pick(condition: Condition, limit: u64) -> SelectStatement {
     Query::select()
         .column(Column::Id)

@@ -255,10 +255,10 @@ impl CreateContainer {
         if let (true, Ok(Some(provider))) = (is_unwanted, self.provider_of(&row)) {
             match provider.remove(id, GRACE).await {
                 Ok(()) => {
-                    tracing::info!(container = %id, "nobody wanted it any more; it is removed")
+                    tracing::info!(container = %id, "nobody wanted it any more; it is removed");
                 }
                 Err(error) => {
-                    tracing::warn!(%error, container = %id, "an unwanted container stays for the reaper")
+                    tracing::warn!(%error, container = %id, "an unwanted container stays for the reaper");
                 }
             }
         }

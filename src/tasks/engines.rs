@@ -64,7 +64,7 @@ pub async fn reap(store: Store, providers: Providers, stop: CancellationToken) {
                     "removed what nobody wanted"
                 ),
                 Err(error) => {
-                    tracing::debug!(%error, engine = provider.name(), "the look for the unwanted failed")
+                    tracing::debug!(%error, engine = provider.name(), "the look for the unwanted failed");
                 }
             }
         }

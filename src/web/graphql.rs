@@ -143,8 +143,9 @@ fn is_subscription(asked: &mut async_graphql::Request) -> bool {
         return false;
     };
     let mut operations = document.operations.iter();
-    let chosen = operations
-        .find(|(known, _)| name.is_none() || known.map(|known| known.as_str()) == name.as_deref());
+    let chosen = operations.find(|(known, _)| {
+        name.is_none() || known.map(async_graphql::Name::as_str) == name.as_deref()
+    });
     chosen.is_some_and(|(_, operation)| operation.node.ty == OperationType::Subscription)
 }
 

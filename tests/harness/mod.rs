@@ -13,7 +13,7 @@ pub use client::Person;
 use main_webserver::{
     app::{App, Role, Seams},
     config::{Settings, Sources},
-    domain::{Entropy, SystemClock},
+    domain::{Clock as _, Entropy, SystemClock},
     providers::{Faults, Providers, Simulated},
     store::{Store, apps},
 };
@@ -40,10 +40,10 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// PostgreSQL and Redis when the environment names them, else `SQLite` and the memory of the process.
+    /// PostgreSQL and Redis when the environment names them, else SQLite and the memory of the process.
     pub async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let name = format!("t_{}", Entropy::from_os().uuid(chrono::Utc::now()).simple());
+        let name = format!("t_{}", Entropy::from_os().uuid(SystemClock.now()).simple());
         let mut settings = vec![
             ("PORT".to_owned(), "0".to_owned()),
             ("DATA_DIR".to_owned(), folder.path().display().to_string()),

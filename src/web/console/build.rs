@@ -94,9 +94,9 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         }
         let target = to.join(&name);
         if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &target)?
+            copy(&entry.path(), &target)?;
         } else {
-            fs::copy(entry.path(), target).map(drop)?
+            fs::copy(entry.path(), target)?;
         }
     }
     Ok(())
