@@ -91,7 +91,6 @@ impl TaskKind for Scripted {
         };
         match script {
             Script::FailTimes(times) if nth <= times as usize => Err(oops()),
-            Script::Succeed | Script::FailTimes(_) => Ok(nth),
             Script::FailForGood => Err(TaskError::Permanent {
                 code: "NEVER",
                 message: "for good".to_owned(),
@@ -101,7 +100,7 @@ impl TaskKind for Scripted {
                 until: run.now() + Duration::from_secs(3600),
                 wake_on: Some(topic),
             }),
-            Script::WaitFor(_) => Ok(nth),
+            Script::Succeed | Script::FailTimes(_) | Script::WaitFor(_) => Ok(nth),
             Script::UntilStopped => {
                 run.stop.token().cancelled().await;
                 Err(TaskError::Stopped)
