@@ -1,17 +1,48 @@
 //! A GraphQL service that manages app containers, with durable tasks and live updates.
+//!
+//! One direction: `web` → `graphql` → `services` → `store`; then, by the queue, `worker` → `tasks` → `providers` and
+//! `store`. Nothing calls back up: results come back by the event bus. `tests/architecture.rs` keeps it so.
+//!
+//! # How to add
+//!
+//! | what | where |
+//! |---|---|
+//! | a table | a step in `migration/src`, `store/<noun>.rs` with `impl Scoped`, `graphql/<noun>.rs` |
+//! | with a life cycle | also `domain/<noun>.rs`, its table of transitions |
+//! | a mutation | a function in `services/<noun>.rs`, a resolver in `graphql/<noun>.rs`, a test in `tests/` |
+//! | a kind of task | `tasks/<kind>.rs` with its input and run, a line in [`tasks::registry`] |
+//! | an engine | `providers/<engine>.rs`, a line in [`providers::from_settings`] and in `tests/providers.rs` |
+//! | a setting | a field of [`config::Settings`] and its line in [`config::KEYS`] |
+
+/// Built once from settings and seams; started as web, worker or both; stopped in order.
 pub mod app;
+/// Who somebody is. What they may do is `domain::policy`.
 pub mod auth;
+/// The command line.
 pub mod cli;
+/// Typed settings and where they come from.
 pub mod config;
+/// The pure core: ids, states, values, policy. No I/O.
 pub mod domain;
+/// The closed list of public errors.
 pub mod error;
+/// The one schema.
 pub mod graphql;
+/// The event bus, and rows as streams.
 pub mod live;
+/// Engines that run containers.
 pub mod providers;
+/// The task engine.
 pub mod queue;
+/// How this service talks to Redis.
 pub mod redis;
+/// The door for people: authorise, validate, one transaction.
 pub mod services;
+/// The truth: tables, their queries, the outbox.
 pub mod store;
+/// The kinds of tasks.
 pub mod tasks;
+/// Logs.
 pub mod telemetry;
+/// HTTP, WebSockets, console, health.
 pub mod web;

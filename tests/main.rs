@@ -15,4 +15,5 @@ mod processes;
 mod protocol;
 mod providers;
 mod queue;
+mod readme;
 mod schema;

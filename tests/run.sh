@@ -130,6 +130,7 @@ part_lint() {
 }
 
 part_sqlite() {
+    package curl curl || return 3
     env -u TEST_DATABASE_URL -u TEST_REDIS_URL cargo nextest run --workspace --locked --no-fail-fast
 }
 
