@@ -42,19 +42,22 @@ fn is_outage(error: &sea_orm::DbErr) -> bool {
                 | SqlxError::PoolTimedOut
                 | SqlxError::PoolClosed
                 | SqlxError::WorkerCrashed => true,
-                // PostgreSQL's classes 08 (connection exception) and 57P (operator intervention: shutdown, crash, starting up);
-                // 53300 is too many connections. SQLite's 5 is a database that stayed locked.
-                SqlxError::Database(error) => error.code().is_some_and(|code| {
-                    code.starts_with("08")
-                        || code.starts_with("57P")
-                        || code == "53300"
-                        || code == "5"
-                }),
+                SqlxError::Database(error) => error.code().is_some_and(|code| may_pass(&code)),
                 _ => false,
             }
         }
         _ => false,
     }
+}
+
+/// Whether the database's error code is one of a trouble that may be over in a moment.
+///
+/// PostgreSQL: class 08 is a connection exception, 57P an operator's intervention (shutdown, crash, start), 53300 too
+/// many connections, 55P03 a lock not had in time, 40P01 a deadlock. SQLite: 5 is a database that stayed locked.
+fn may_pass(code: &str) -> bool {
+    code.starts_with("08")
+        || code.starts_with("57P")
+        || ["53300", "55P03", "40P01", "5"].contains(&code)
 }
 
 /// A queue or an event bus that did not do its part. Nothing is lost by it: the database has the truth.

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use fred::{
-    clients::{Client, Pool, SubscriberClient},
+    clients::{Client, Pool, SubscriberClient, WithOptions},
     interfaces::ClientLike as _,
     types::{
         Builder,
-        config::{Config, ReconnectPolicy},
+        config::{Config, Options, ReconnectPolicy},
     },
 };
 
@@ -59,9 +59,20 @@ pub fn subscriber(url: &Secret) -> Result<SubscriberClient, TransportError> {
     Ok(builder(url)?.build_subscriber_client()?)
 }
 
+/// `client` with commands that fail at once while there is no connection. Waiting ones would pile up, and be carried
+/// out later for nobody.
+pub fn now_or_never(client: &Client) -> WithOptions<Client> {
+    client.with_options(&Options {
+        fail_fast: true,
+        max_attempts: Some(1),
+        ..Options::default()
+    })
+}
+
 /// Asks the server for an answer now; for `doctor` and the readiness check.
 pub async fn ping(pool: &Pool) -> Result<(), TransportError> {
-    let answer = tokio::time::timeout(COMMAND, pool.next().ping::<String>(None)).await;
+    let answer =
+        tokio::time::timeout(COMMAND, now_or_never(pool.next()).ping::<String>(None)).await;
     answer.map_err(|_| TransportError("Redis: no answer in 2 s".to_owned()))??;
     Ok(())
 }

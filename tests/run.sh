@@ -156,7 +156,8 @@ part_doc() {
 part_browser() {
     command -v node >/dev/null || package node nodejs npm || return 3
     package chromium chromium || return 3
-    cargo build --locked && tests/browser/run.sh "$PWD/target/debug/main-webserver"
+    # The tests' own build of the binary: another set of features would be another build of everything.
+    cargo nextest run --no-run --locked && tests/browser/run.sh "$PWD/target/debug/main-webserver"
 }
 
 for part in $PARTS; do

@@ -77,8 +77,7 @@ impl EventBus for RedisBus {
     async fn publish(&self, changes: &[Change]) -> Result<(), TransportError> {
         let text =
             serde_json::to_string(changes).map_err(|error| TransportError(error.to_string()))?;
-        self.publisher
-            .next()
+        crate::redis::now_or_never(self.publisher.next())
             .publish::<i64, _, _>(self.channel.as_str(), text)
             .await?;
         Ok(())

@@ -58,6 +58,14 @@ impl TaskQueue for MemoryQueue {
         Ok(())
     }
 
+    async fn backlog(&self) -> Result<usize, TransportError> {
+        let lists = self
+            .lists
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok(lists.iter().map(VecDeque::len).sum())
+    }
+
     async fn next(&self, max: usize, wait: Duration) -> Result<Vec<Id<Task>>, TransportError> {
         let taken = self.take(max);
         if !taken.is_empty() {

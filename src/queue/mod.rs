@@ -32,6 +32,9 @@ pub trait TaskQueue: Send + Sync {
     /// Tells the workers of tasks that can run.
     async fn announce(&self, tasks: &[(Id<id::Task>, Priority)]) -> Result<(), TransportError>;
 
+    /// How many hints wait to be taken.
+    async fn backlog(&self) -> Result<usize, TransportError>;
+
     /// Up to `max` ids, the most urgent first; waits at most `wait` for the first.
     async fn next(&self, max: usize, wait: Duration) -> Result<Vec<Id<id::Task>>, TransportError>;
 }

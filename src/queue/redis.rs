@@ -8,6 +8,7 @@ use fred::{
     error::ErrorKind,
     interfaces::ListInterface as _,
 };
+use futures_util::future;
 
 use super::TaskQueue;
 use crate::{
@@ -37,29 +38,37 @@ impl RedisQueue {
 #[async_trait]
 impl TaskQueue for RedisQueue {
     async fn announce(&self, tasks: &[(Id<Task>, Priority)]) -> Result<(), TransportError> {
-        let pipeline = self.commands.next().pipeline();
-        let mut is_empty = true;
-        for (list, priority) in self.lists.iter().zip(Priority::ALL) {
-            let ids: Vec<String> = tasks
-                .iter()
-                .filter(|(_, p)| *p == priority)
-                .map(|(id, _)| id.to_string())
-                .collect();
-            if !ids.is_empty() {
-                is_empty = false;
-                pipeline.rpush::<(), _, _>(list.as_str(), ids).await?;
-            }
-        }
-        if !is_empty {
-            pipeline.all::<Vec<i64>>().await?;
-        }
+        let client = crate::redis::now_or_never(self.commands.next());
+        let pushes = self
+            .lists
+            .iter()
+            .zip(Priority::ALL)
+            .filter_map(|(list, priority)| {
+                let ids: Vec<String> = tasks
+                    .iter()
+                    .filter(|(_, p)| *p == priority)
+                    .map(|(id, _)| id.to_string())
+                    .collect();
+                // Sent together, without waiting for each other's answers.
+                (!ids.is_empty()).then(|| client.rpush::<i64, _, _>(list.as_str(), ids))
+            });
+        future::try_join_all(pushes).await?;
         Ok(())
     }
 
+    async fn backlog(&self) -> Result<usize, TransportError> {
+        let client = crate::redis::now_or_never(self.commands.next());
+        let lengths = self
+            .lists
+            .iter()
+            .map(|list| client.llen::<usize, _>(list.as_str()));
+        Ok(future::try_join_all(lengths).await?.into_iter().sum())
+    }
+
     async fn next(&self, max: usize, wait: Duration) -> Result<Vec<Id<Task>>, TransportError> {
-        let pop = self
-            .blocking
-            .blpop::<Option<(String, String)>, _>(self.lists.to_vec(), wait.as_secs_f64());
+        let client = crate::redis::now_or_never(&self.blocking);
+        let pop =
+            client.blpop::<Option<(String, String)>, _>(self.lists.to_vec(), wait.as_secs_f64());
         // The server ends the wait; the second bound is for one that is frozen or unreachable.
         let first = match tokio::time::timeout(wait + Duration::from_secs(2), pop).await {
             Err(_) => {

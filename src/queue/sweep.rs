@@ -62,7 +62,9 @@ pub async fn once(dispatcher: &Dispatcher) -> Result<(), DispatchError> {
         tracing::warn!(expired, "took tasks from silent workers");
     }
     tasks::wake_due(store, BATCH).await?;
-    let unheard = tasks::reannounce(store, SILENCE, BATCH).await?;
+    // While plenty of hints wait, an unclaimed task is not a lost one: the workers are busy.
+    let room = BATCH.saturating_sub(dispatcher.queue.backlog().await? as u64);
+    let unheard = tasks::reannounce(store, SILENCE, room).await?;
     if !unheard.is_empty() {
         tracing::debug!(count = unheard.len(), "announced again");
         dispatcher.queue.announce(&unheard).await?;

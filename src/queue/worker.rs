@@ -21,7 +21,7 @@ use crate::{
     store::{
         Store,
         task_logs::Level,
-        tasks::{self, Model, Outcome},
+        tasks::{self, Lease, Model, Outcome},
     },
 };
 
@@ -49,7 +49,8 @@ pub struct Worker {
     pub bus: Arc<dyn EventBus>,
     pub registry: Registry,
     pub settings: WorkerSettings,
-    running: Mutex<HashMap<Id<Task>, (i32, Stop)>>,
+    /// Keyed by task and attempt: an overtaken run may still be ending here while the next one begins.
+    running: Mutex<HashMap<Lease, Stop>>,
     runs: TaskTracker,
 }
 
@@ -94,12 +95,12 @@ impl Worker {
         let _ = tokio::join!(heart, ear);
     }
 
-    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<Id<Task>, (i32, Stop)>> {
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<Lease, Stop>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stop_all(&self, reason: StopReason) {
-        for (_, stop) in self.running().values() {
+        for stop in self.running().values() {
             stop.request(reason);
         }
     }
@@ -107,11 +108,7 @@ impl Worker {
     async fn take_tasks(self: Arc<Self>, stop: CancellationToken) {
         let slots = Arc::new(Semaphore::new(self.settings.concurrency));
         while !stop.is_cancelled() {
-            let taken = tokio::select! {
-                taken = self.take_some(&slots) => taken,
-                () = stop.cancelled() => return,
-            };
-            match taken {
+            match self.take_some(&slots, &stop).await {
                 Ok(claimed) => {
                     for (task, slot) in claimed {
                         self.runs.spawn(Arc::clone(&self).perform(task, slot));
@@ -125,27 +122,36 @@ impl Worker {
         }
     }
 
-    /// Waits for a free slot and a hint, then claims. Dropping it in the middle loses at most hints; a claim is one
-    /// statement, and a claimed task that is dropped comes back when its lease ends.
+    /// Waits for a free slot and a hint, then claims; nothing once `stop` asks.
     async fn take_some(
         &self,
         slots: &Arc<Semaphore>,
+        stop: &CancellationToken,
     ) -> Result<Vec<(Model, OwnedSemaphorePermit)>, StoreError> {
-        // The semaphore is never closed.
-        let Ok(first) = Arc::clone(slots).acquire_owned().await else {
-            return Ok(Vec::new());
-        };
-        let mut free = vec![first];
-        while let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
-            free.push(slot);
-        }
-        let ids = match self.queue.next(free.len(), HINT).await {
-            Ok(ids) => ids,
-            Err(error) => {
-                tracing::warn!(%error, "the queue is away; looking into the database");
-                self.store.clock.sleep(LOOK).await;
-                tasks::due(&self.store, free.len() as u64).await?
+        let hints = async {
+            // The semaphore is never closed.
+            let mut free: Vec<_> = Arc::clone(slots)
+                .acquire_owned()
+                .await
+                .into_iter()
+                .collect();
+            while let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
+                free.push(slot);
             }
+            let ids = match self.queue.next(free.len(), HINT).await {
+                Ok(ids) => ids,
+                Err(error) => {
+                    tracing::warn!(%error, "the queue is away; looking into the database");
+                    self.store.clock.sleep(LOOK).await;
+                    tasks::due(&self.store, free.len() as u64).await?
+                }
+            };
+            Ok::<_, StoreError>((ids, free))
+        };
+        // A dropped wait loses at most hints. The claim is never dropped: it would look like a lost worker.
+        let (ids, free) = tokio::select! {
+            hints = hints => hints?,
+            () = stop.cancelled() => return Ok(Vec::new()),
         };
         let claimed = tasks::claim(&self.store, &ids, self.id, self.settings.lease).await?;
         Ok(claimed.into_iter().zip(free).collect())
@@ -159,18 +165,17 @@ impl Worker {
                 () = self.store.clock.sleep(self.settings.lease / 3) => {}
                 () = stop.cancelled() => return,
             }
-            let ids: Vec<Id<Task>> = self.running().keys().copied().collect();
+            let runs: Vec<Lease> = self.running().keys().copied().collect();
+            let ids: Vec<Id<Task>> = runs.iter().map(|run| run.task).collect();
             let asked_at = self.store.now();
             match tasks::renew(&self.store, self.id, &ids, self.settings.lease).await {
                 Ok(held) => {
                     renewed_at = asked_at;
-                    for id in ids {
-                        let Some((attempt, stop)) = self.running().get(&id).cloned() else {
+                    for run in runs {
+                        let Some(stop) = self.running().get(&run).cloned() else {
                             continue;
                         };
-                        match held.iter().find(|renewed| {
-                            renewed.lease.task == id && renewed.lease.attempt == attempt
-                        }) {
+                        match held.iter().find(|renewed| renewed.lease == run) {
                             None => stop.request(StopReason::LeaseLost),
                             Some(renewed) if renewed.is_cancel_requested => {
                                 stop.request(StopReason::Cancelled);
@@ -203,8 +208,10 @@ impl Worker {
                     if change.table == Table::Task
                         && change.kind == ChangeKind::CancelRequested =>
                 {
-                    if let Some((_, stop)) = self.running().get(&Id::new(change.id)) {
-                        stop.request(StopReason::Cancelled);
+                    for (run, stop) in self.running().iter() {
+                        if run.task.uuid() == change.id {
+                            stop.request(StopReason::Cancelled);
+                        }
                     }
                 }
                 Some(Heard::Change(_) | Heard::Gap) => {}
@@ -213,20 +220,20 @@ impl Worker {
     }
 
     async fn perform(self: Arc<Self>, task: Model, slot: OwnedSemaphorePermit) {
-        let (id, lease, kind) = (task.id(), task.lease(), task.kind.clone());
+        let (lease, kind) = (task.lease(), task.kind.clone());
         let stop = Stop::default();
-        self.running().insert(id, (task.attempt, stop.clone()));
+        self.running().insert(lease, stop.clone());
         let run = Run {
             task,
             store: self.store.clone(),
             stop,
         };
         let outcome = self.outcome(&run).await;
-        tracing::debug!(task = %id, kind, attempt = lease.attempt, ?outcome, "a run has ended");
+        tracing::debug!(task = %lease.task, kind, attempt = lease.attempt, ?outcome, "a run has ended");
         if let Some(outcome) = outcome {
             self.settle(&run, outcome).await;
         }
-        self.running().remove(&id);
+        self.running().remove(&lease);
         drop(slot);
     }
 

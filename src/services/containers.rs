@@ -105,7 +105,9 @@ impl Services {
         let mut tx = self.store.begin().await?;
         let reached = containers::Entity::visible_to(viewer, Action::Delete)
             .filter(containers::Column::Id.eq(id.uuid()));
-        // Locked, so that two deletions at once take turns.
+        reached.clone().one(&tx).await?.ok_or(NO_CONTAINER)?;
+        // Both locked, so that two deletions at once take turns, and a creation's last write comes before or after.
+        let live = tasks::lock_live_of(&tx, id.uuid()).await?;
         let container = reached
             .lock_exclusive()
             .one(&tx)
@@ -120,13 +122,13 @@ impl Services {
                 Err(REUSED)
             };
         }
-        let live = tasks::unscoped_live_of(&tx, container.id).await?;
         let container = if container.state()? == ContainerState::Deleting {
+            let live = tasks::unscoped_live_of(&tx, container.id).await?;
             if let Some(task) = live
-                .iter()
+                .into_iter()
                 .find(|task| task.kind == delete_container::Input::KIND)
             {
-                return Ok((container, task.clone()));
+                return Ok((container, task));
             }
             container
         } else {

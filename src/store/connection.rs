@@ -37,6 +37,13 @@ pub async fn open(settings: &Settings) -> Result<DatabaseConnection, DatabaseDow
         .connect_timeout(ACQUIRE)
         .acquire_timeout(ACQUIRE);
     options.sqlx_logging(false);
+    // Nobody waits for ever: not for a lock, nor behind a transaction its owner has forgotten.
+    options.map_sqlx_postgres_opts(|options| {
+        options.options([
+            ("lock_timeout", "10s"),
+            ("idle_in_transaction_session_timeout", "60s"),
+        ])
+    });
     if let Database::Sqlite(url) = &settings.database {
         let parsed = SqliteConnectOptions::from_str(url).map_err(|error| down(&error))?;
         let file = parsed.get_filename();
@@ -75,6 +82,11 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<(), DbErr> {
     }
     // The lock lives as long as this transaction, on a connection of its own; the steps run on others.
     let turn = db.begin().await?;
+    // This one wait may be long: another process is at the same steps.
+    turn.execute_unprepared("SET LOCAL lock_timeout = 0")
+        .await?;
+    turn.execute_unprepared("SET LOCAL idle_in_transaction_session_timeout = 0")
+        .await?;
     turn.execute_unprepared("SELECT pg_advisory_xact_lock(7730)")
         .await?;
     Migrator::up(db, None).await?;

@@ -16,7 +16,7 @@ pub mod sessions;
 pub mod task_logs;
 pub mod tasks;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
@@ -42,6 +42,9 @@ pub struct Store {
 
 /// How many transactions' messages wait for the relay before the sweeper has to find them in the outbox.
 const RELAY_CAPACITY: usize = 1024;
+
+/// Longest wait for the answer to a ping.
+const PING: Duration = Duration::from_secs(3);
 
 impl Store {
     /// A store over an open connection, and the messages its transactions post, in order of commit.
@@ -93,7 +96,8 @@ impl Store {
 
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), DbErr> {
-        self.db.ping().await
+        let answer = tokio::time::timeout(PING, self.db.ping()).await;
+        answer.unwrap_or_else(|_| Err(DbErr::Custom("no answer in time".to_owned())))
     }
 }
 

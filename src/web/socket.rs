@@ -18,6 +18,8 @@ const PING: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_secs(65);
 /// Longest wait for a peer to take a message: a slow one is cut off, and reads its state again when it returns.
 const WRITE: Duration = Duration::from_secs(10);
+/// Longest wait for the first message; graphql-transport-ws calls it the connection initialisation wait time-out.
+const INIT: Duration = Duration::from_secs(10);
 /// Messages read ahead.
 const AHEAD: usize = 16;
 
@@ -62,7 +64,8 @@ async fn talk(
     let messages =
         WebSocket::new(web.api, ReceiverStream::new(received), protocol).on_connection_init(init);
     let mut messages = std::pin::pin!(messages);
-    let mut heard_at = clock.now();
+    let opened_at = clock.now();
+    let (mut heard_at, mut has_begun) = (opened_at, false);
     loop {
         tokio::select! {
             message = messages.next() => match message {
@@ -72,6 +75,7 @@ async fn talk(
             },
             message = source.next() => {
                 heard_at = clock.now();
+                has_begun = true;
                 match message.transpose()? {
                     None => return Ok(()),
                     // The answer to a close is a close; without it the peer takes this for a broken connection.
@@ -80,6 +84,10 @@ async fn talk(
                     Some(Message::Binary(bytes)) => hand_in(&incoming, bytes)?,
                     Some(Message::Ping(_) | Message::Pong(_)) => {}
                 }
+            }
+            () = clock.sleep_until(opened_at + INIT), if !has_begun => {
+                let reason = "Connection initialisation timeout";
+                return send(&mut sink, Message::close_with(4408, reason)).await;
             }
             () = clock.sleep(PING) => {
                 if (clock.now() - heard_at).to_std().unwrap_or_default() > SILENCE {

@@ -1,24 +1,23 @@
 //! One Docker Engine, through its API (1.41 and later).
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+mod answer;
+mod image;
+
+use std::{collections::HashMap, time::Duration};
+
+use answer::{classify, is_missing, read};
 
 use async_trait::async_trait;
 use bollard::{
     errors::Error,
-    models::{
-        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum,
-        HostConfig, PortBinding,
-    },
+    models::{ContainerCreateBody, ContainerInspectResponse, HostConfig, PortBinding},
     query_parameters::{
-        CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder,
-        ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
-        StopContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder,
+        LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
     },
 };
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
+use image::pull;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -32,8 +31,6 @@ const NAME: &str = "docker";
 const CALL: Duration = Duration::from_secs(60);
 /// Longest wait for a ping, at start-up and in `doctor`.
 const PING: Duration = Duration::from_secs(3);
-/// Longest silence of a pull.
-const SILENCE: Duration = Duration::from_secs(120);
 
 /// A Docker Engine; the API's version is agreed on at the first call that reaches it.
 pub struct Docker {
@@ -319,90 +316,6 @@ impl Provider for Docker {
     }
 }
 
-/// Pulls `image`, telling percents of the bytes known so far.
-fn pull<'a>(
-    engine: &'a bollard::Docker,
-    image: &'a str,
-) -> impl Stream<Item = Result<Prepared, ProviderError>> + 'a {
-    let (name, tag) = split_tag(image);
-    let options = CreateImageOptionsBuilder::new()
-        .from_image(name)
-        .tag(tag)
-        .build();
-    let mut layers: BTreeMap<String, (i64, i64)> = BTreeMap::new();
-    let steps =
-        tokio_stream::StreamExt::timeout(engine.create_image(Some(options), None, None), SILENCE);
-    let told = steps.map(move |step| {
-        let step = step.map_err(|_| ProviderError::TimedOut {
-            engine: NAME,
-            after: SILENCE,
-        })?;
-        let step = step.map_err(|error| classify(error, Some(image)))?;
-        if let (Some(id), Some(detail)) = (step.id, step.progress_detail)
-            && let (Some(done), Some(all)) = (detail.current, detail.total)
-        {
-            layers.insert(id, (done, all));
-        }
-        let (done, all) = layers
-            .values()
-            .fold((0, 0), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1));
-        Ok(Prepared::Pulling(
-            u8::try_from(100 * done / all.max(1))
-                .unwrap_or(100)
-                .min(100),
-        ))
-    });
-    told.chain(stream::once(std::future::ready(Ok(Prepared::Present))))
-}
-
-/// `name:tag`, with `latest` for none; a digest stays with the name.
-fn split_tag(image: &str) -> (&str, &str) {
-    match image.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') && !image.contains('@') => (name, tag),
-        _ if image.contains('@') => (image, ""),
-        _ => (image, "latest"),
-    }
-}
-
-fn read(id: Id<Container>, found: ContainerInspectResponse) -> Instance {
-    let state = found.state.unwrap_or_default();
-    let health = state.health.and_then(|health| health.status);
-    let status = match state.status {
-        Some(ContainerStateStatusEnum::CREATED) => Status::Created,
-        Some(ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::DEAD) => Status::Exited {
-            code: state.exit_code.unwrap_or_default(),
-        },
-        _ => match health {
-            Some(HealthStatusEnum::STARTING) => Status::Starting,
-            Some(HealthStatusEnum::UNHEALTHY) => Status::Unhealthy,
-            Some(HealthStatusEnum::HEALTHY | HealthStatusEnum::NONE | HealthStatusEnum::EMPTY)
-            | None => Status::Ready,
-        },
-    };
-    let network = found.network_settings.unwrap_or_default();
-    let ports = network
-        .ports
-        .unwrap_or_default()
-        .into_iter()
-        .filter_map(|(inside, bindings)| {
-            let inside = inside.strip_suffix("/tcp")?.parse().ok()?;
-            let outside = bindings?.first()?.host_port.as_ref()?.parse().ok()?;
-            Some((inside, outside))
-        });
-    let ip = network
-        .networks
-        .unwrap_or_default()
-        .into_values()
-        .find_map(|endpoint| endpoint.ip_address);
-    Instance {
-        container: id,
-        handle: found.id.unwrap_or_default(),
-        status,
-        ip: ip.filter(|ip| !ip.is_empty()),
-        ports: ports.collect(),
-    }
-}
-
 async fn within<T>(
     limit: Duration,
     call: impl Future<Output = Result<T, Error>>,
@@ -413,111 +326,5 @@ async fn within<T>(
             engine: NAME,
             after: limit,
         }),
-    }
-}
-
-const MISSING: &str = "no such";
-
-fn is_missing(error: &ProviderError) -> bool {
-    matches!(error, ProviderError::Rejected { why, .. } if why.starts_with(MISSING))
-}
-
-/// What an error of the engine means for whoever asked; `image` when the call was about one.
-fn classify(error: Error, image: Option<&str>) -> ProviderError {
-    let engine = NAME;
-    match error {
-        Error::DockerResponseServerError {
-            status_code,
-            message,
-        } => {
-            let said = message.to_lowercase();
-            match (status_code, image) {
-                (404, Some(image)) => ProviderError::NoSuchImage {
-                    image: image.to_owned(),
-                    why: message,
-                },
-                (404, None) => ProviderError::Rejected {
-                    engine,
-                    why: format!("{MISSING} thing: {message}"),
-                },
-                _ if said.contains("no space left")
-                    || said.contains("port is already allocated") =>
-                {
-                    ProviderError::Quota {
-                        engine,
-                        why: message,
-                    }
-                }
-                // A command that cannot be executed is answered with 400 or, by older engines, with 500.
-                _ if said.contains("oci runtime create failed")
-                    || said.contains("executable file not found") =>
-                {
-                    ProviderError::Rejected {
-                        engine,
-                        why: message,
-                    }
-                }
-                (400..=499, _) => ProviderError::Rejected {
-                    engine,
-                    why: message,
-                },
-                _ => ProviderError::Failed {
-                    engine,
-                    why: message,
-                },
-            }
-        }
-        Error::DockerStreamError { error } => match image {
-            Some(image)
-                if error.contains("not found")
-                    || error.contains("denied")
-                    || error.contains("manifest unknown") =>
-            {
-                ProviderError::NoSuchImage {
-                    image: image.to_owned(),
-                    why: error,
-                }
-            }
-            _ => ProviderError::Failed { engine, why: error },
-        },
-        Error::RequestTimeoutError => ProviderError::TimedOut {
-            engine,
-            after: CALL,
-        },
-        Error::UnsupportedURISchemeError { uri } => ProviderError::Rejected {
-            engine,
-            why: format!("{uri} is not an address"),
-        },
-        Error::JsonDataError { message, .. } => ProviderError::Failed {
-            engine,
-            why: message,
-        },
-        other => ProviderError::Unreachable {
-            engine,
-            why: chain(&other),
-        },
-    }
-}
-
-/// An error with its causes; the top line of a connection error says nothing.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    std::iter::once(error.to_string())
-        .chain(causes.map(ToString::to_string))
-        .collect::<Vec<_>>()
-        .join(": ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tag_is_told_from_a_port_and_a_digest() {
-        assert_eq!(split_tag("busybox"), ("busybox", "latest"));
-        assert_eq!(split_tag("busybox:1.37"), ("busybox", "1.37"));
-        assert_eq!(split_tag("host:5000/app"), ("host:5000/app", "latest"));
-        assert_eq!(split_tag("host:5000/app:2"), ("host:5000/app", "2"));
-        assert_eq!(split_tag("app@sha256:00"), ("app@sha256:00", ""));
     }
 }

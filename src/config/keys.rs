@@ -1,0 +1,131 @@
+//! The settings' names, in the order `--help` shows them.
+
+/// Every setting: its name, what it accepts with the default in brackets, and what it does.
+pub const KEYS: &[(&str, &str, &str)] = &[
+    (
+        "HOST",
+        "an IP address [127.0.0.1]",
+        "address the web server listens on",
+    ),
+    (
+        "PORT",
+        "0 to 65535 [7730]",
+        "port the web server listens on; 0 takes a free one",
+    ),
+    (
+        "DATA_DIR",
+        "a folder [.data]",
+        "SQLite file and generated key of an embedded start",
+    ),
+    (
+        "DATABASE_URL",
+        "postgres://… or sqlite://… [SQLite in DATA_DIR]",
+        "the database",
+    ),
+    (
+        "POSTGRES_HOST",
+        "a host name",
+        "with POSTGRES_DB, instead of DATABASE_URL",
+    ),
+    (
+        "POSTGRES_PORT",
+        "1 to 65535 [5432]",
+        "port of POSTGRES_HOST",
+    ),
+    (
+        "POSTGRES_DB",
+        "a name [postgres]",
+        "database on POSTGRES_HOST",
+    ),
+    (
+        "POSTGRES_USER",
+        "a name [postgres]",
+        "user on POSTGRES_HOST",
+    ),
+    ("POSTGRES_PASSWORD", "text", "password on POSTGRES_HOST"),
+    (
+        "DATABASE_CONNECTIONS",
+        "1 to 500 [10]",
+        "most connections of one process",
+    ),
+    (
+        "REDIS_URL",
+        "redis://… or rediss://… [in-process queue]",
+        "queue and events between processes",
+    ),
+    (
+        "REDIS_PREFIX",
+        "text [main-webserver]",
+        "in front of every key and channel in Redis",
+    ),
+    (
+        "SECRET_KEY",
+        "32 characters or more [generated in DATA_DIR]",
+        "signs access tokens, derives containers' keys",
+    ),
+    (
+        "ADMIN_EMAIL",
+        "an e-mail address [admin@localhost]",
+        "administrator made on an empty database",
+    ),
+    (
+        "ADMIN_PASSWORD",
+        "12 to 256 characters [generated, printed once]",
+        "that administrator's password",
+    ),
+    (
+        "ACCESS_TOKEN_SECONDS",
+        "10 to 86400 [900]",
+        "life of an access token",
+    ),
+    (
+        "REFRESH_TOKEN_DAYS",
+        "1 to 365 [30]",
+        "life of an unused refresh token",
+    ),
+    (
+        "PROVIDER",
+        "auto, docker or simulated [auto]",
+        "container engine; auto takes Docker when its socket answers",
+    ),
+    (
+        "DOCKER_HOST",
+        "unix://… or tcp://… [unix:///var/run/docker.sock]",
+        "the Docker engine",
+    ),
+    (
+        "PUBLISH_ADDRESS",
+        "an IP address [127.0.0.1]",
+        "address containers' ports are published on",
+    ),
+    (
+        "WORKER_CONCURRENCY",
+        "1 to 1000 [16]",
+        "tasks one worker runs at once",
+    ),
+    (
+        "LEASE_SECONDS",
+        "1 to 3600 [30]",
+        "how long a silent worker keeps its tasks",
+    ),
+    (
+        "DRAIN_SECONDS",
+        "0 to 3600 [20]",
+        "how long a stopping worker lets its tasks finish",
+    ),
+    (
+        "REQUEST_SECONDS",
+        "1 to 3600 [30]",
+        "longest time of one request",
+    ),
+    (
+        "LOG",
+        "a tracing filter [info]",
+        "what is logged, such as info,main_webserver=debug",
+    ),
+    (
+        "LOG_FORMAT",
+        "pretty or json [pretty]",
+        "form of the log on standard error",
+    ),
+];
