@@ -136,7 +136,7 @@ impl App {
             keyring: keyring.clone(),
         };
         let seeded = services.seed(settings).await?;
-        let (queue, bus) = transports(settings)?;
+        let (queue, bus) = transports(settings).await?;
         let dispatcher = Dispatcher {
             store: store.clone(),
             queue: Arc::clone(&queue),
@@ -245,7 +245,7 @@ impl App {
 /// How processes reach each other.
 type Transports = (Arc<dyn TaskQueue>, Arc<dyn EventBus>);
 
-fn transports(settings: &Settings) -> Result<Transports, StartError> {
+async fn transports(settings: &Settings) -> Result<Transports, StartError> {
     let Some(url) = &settings.redis_url else {
         return Ok((
             Arc::new(MemoryQueue::default()),
@@ -254,9 +254,9 @@ fn transports(settings: &Settings) -> Result<Transports, StartError> {
     };
     let (prefix, commands) = (
         &settings.redis_prefix,
-        crate::redis::pool(url, REDIS_CONNECTIONS)?,
+        crate::redis::pool(url, REDIS_CONNECTIONS).await?,
     );
-    let queue = RedisQueue::new(url, prefix, commands.clone())?;
+    let queue = RedisQueue::new(url, prefix, commands.clone()).await?;
     Ok((
         Arc::new(queue),
         Arc::new(RedisBus::new(url, prefix, commands)?),

@@ -14,35 +14,35 @@
 //! | an engine | `providers/<engine>.rs`, a line in [`providers::from_settings`] and in `tests/providers.rs` |
 //! | a setting | a field of [`config::Settings`] and its line in [`config::KEYS`] |
 
-/// Built once from settings and seams; started as web, worker or both; stopped in order.
+// Built once from settings and seams; started as web, worker or both; stopped in order.
 pub mod app;
-/// Who somebody is. What they may do is `domain::policy`.
+// Who somebody is. What they may do is `domain::policy`.
 pub mod auth;
-/// The command line.
+// The command line.
 pub mod cli;
-/// Typed settings and where they come from.
+// Typed settings and where they come from.
 pub mod config;
-/// The pure core: ids, states, values, policy. No I/O.
+// The pure core: ids, states, values, policy. No I/O.
 pub mod domain;
-/// The closed list of public errors.
+// The closed list of public errors.
 pub mod error;
-/// The one schema.
+// The one schema.
 pub mod graphql;
-/// The event bus, and rows as streams.
+// The event bus, and rows as streams.
 pub mod live;
-/// Engines that run containers.
+// Engines that run containers.
 pub mod providers;
-/// The task engine.
+// The task engine.
 pub mod queue;
-/// How this service talks to Redis.
+// How this service talks to Redis.
 pub mod redis;
-/// The door for people: authorise, validate, one transaction.
+// The door for people: authorise, validate, one transaction.
 pub mod services;
-/// The truth: tables, their queries, the outbox.
+// The truth: tables, their queries, the outbox.
 pub mod store;
-/// The kinds of tasks.
+// The kinds of tasks.
 pub mod tasks;
-/// Logs.
+// Logs.
 pub mod telemetry;
-/// HTTP, WebSockets, console, health.
+// HTTP, WebSockets, console, health.
 pub mod web;

@@ -22,6 +22,9 @@ impl From<fred::error::Error> for TransportError {
     }
 }
 
+/// How long a start waits for its first connection.
+const FIRST: Duration = Duration::from_secs(1);
+
 fn builder(url: &Secret) -> Result<Builder, TransportError> {
     let mut config = Config::from_url(url.expose())?;
     // A Redis that is away at the start is a slower start, not a failed one.
@@ -38,19 +41,21 @@ fn builder(url: &Secret) -> Result<Builder, TransportError> {
     Ok(builder)
 }
 
-/// Clients for ordinary commands; they connect in the background.
-pub fn pool(url: &Secret, size: usize) -> Result<Pool, TransportError> {
+/// Clients for ordinary commands. A Redis that answers is connected on return; one that is away, later.
+pub async fn pool(url: &Secret, size: usize) -> Result<Pool, TransportError> {
     let pool = builder(url)?.build_pool(size)?;
     pool.connect_pool();
+    let _ = tokio::time::timeout(FIRST, pool.wait_for_connect()).await;
     Ok(pool)
 }
 
 /// A client for blocking commands, which would hold up the others.
-pub fn blocking(url: &Secret) -> Result<Client, TransportError> {
+pub async fn blocking(url: &Secret) -> Result<Client, TransportError> {
     let client = builder(url)?
         .with_performance_config(|p| p.default_command_timeout = Duration::ZERO)
         .build()?;
     client.connect();
+    let _ = tokio::time::timeout(FIRST, client.wait_for_connect()).await;
     Ok(client)
 }
 

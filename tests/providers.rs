@@ -232,8 +232,12 @@ async fn a_stop_before_the_start_leaves_nothing(
 
 async fn events_tell_of_ours(provider: &dyn Provider, images: &Images, entropy: &Entropy) {
     let spec = spec(entropy, &images.serving);
-    let mut events = provider.events();
-    let heard = tokio::spawn(async move { events.next().await });
+    let id = spec.container;
+    let mut ours = provider
+        .events()
+        .filter(move |event| std::future::ready(event.container == id))
+        .boxed();
+    let heard = tokio::spawn(async move { ours.next().await });
     // The stream may need a moment to be connected; what happens before is not told.
     until("an event arrives", async || {
         provider
@@ -247,7 +251,7 @@ async fn events_tell_of_ours(provider: &dyn Provider, images: &Images, entropy: 
         heard.is_finished().then_some(())
     })
     .await;
-    assert_eq!(heard.await.unwrap().unwrap().container, spec.container);
+    assert!(heard.await.unwrap().is_some());
 }
 
 #[tokio::test]

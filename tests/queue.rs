@@ -562,9 +562,11 @@ async fn every_queue_gives_the_urgent_first_and_nothing_from_nothing() {
     let mut queues: Vec<Arc<dyn TaskQueue>> = vec![Arc::new(MemoryQueue::default())];
     if let Ok(url) = std::env::var("TEST_REDIS_URL") {
         let url = main_webserver::config::Secret::new(url);
-        let pool = main_webserver::redis::pool(&url, 1).unwrap();
+        let pool = main_webserver::redis::pool(&url, 1).await.unwrap();
         let prefix = format!("t_{}", Entropy::from_os().uuid(SystemClock.now()));
-        queues.push(Arc::new(RedisQueue::new(&url, &prefix, pool).unwrap()));
+        queues.push(Arc::new(
+            RedisQueue::new(&url, &prefix, pool).await.unwrap(),
+        ));
     }
     for queue in queues {
         let entropy = Entropy::seeded(1);

@@ -102,7 +102,7 @@ async fn redis(settings: &Settings) -> Finding {
     let Some(url) = &settings.redis_url else {
         return Finding::Fine("not asked for: the queue is inside the process".to_owned());
     };
-    let answer = async { crate::redis::ping(&crate::redis::pool(url, 1)?).await };
+    let answer = async { crate::redis::ping(&crate::redis::pool(url, 1).await?).await };
     match answer.await {
         Ok(()) => Finding::Fine(format!("{} answers", url.without_password())),
         Err(error) => Finding::Wrong {

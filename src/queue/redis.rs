@@ -25,11 +25,11 @@ pub struct RedisQueue {
 }
 
 impl RedisQueue {
-    pub fn new(url: &Secret, prefix: &str, commands: Pool) -> Result<Self, TransportError> {
+    pub async fn new(url: &Secret, prefix: &str, commands: Pool) -> Result<Self, TransportError> {
         let list = |priority: Priority| format!("{prefix}:tasks:{}", priority.rank());
         Ok(Self {
             commands,
-            blocking: crate::redis::blocking(url)?,
+            blocking: crate::redis::blocking(url).await?,
             lists: Priority::ALL.map(list),
         })
     }

@@ -31,6 +31,8 @@ use crate::{
 const HEALTH: Duration = Duration::from_secs(120);
 /// Looks again after this even if no event told of a change.
 const LOOK: Duration = Duration::from_secs(2);
+/// The failure of a container that ended by itself.
+pub(super) const EXITED: &str = "EXITED";
 /// What a container gets to end by itself before it is killed.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
@@ -239,7 +241,7 @@ impl CreateContainer {
             Status::Exited { code } => {
                 let said = last_words(provider, row.id()).await;
                 Err(TaskError::Permanent {
-                    code: "EXITED",
+                    code: EXITED,
                     message: format!("it ended at once with code {code}{said}"),
                 })
             }
@@ -352,7 +354,7 @@ async fn prepare(provider: &dyn Provider, image: &str, run: &Run) -> Result<(), 
 }
 
 /// The last lines it wrote, to go behind an error message.
-async fn last_words(provider: &dyn Provider, id: Id<Container>) -> String {
+pub(super) async fn last_words(provider: &dyn Provider, id: Id<Container>) -> String {
     match provider.logs(id, 5).await {
         Ok(lines) if !lines.is_empty() => format!("; it said last: {}", lines.join(" | ")),
         Ok(_) | Err(_) => String::new(),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::{HTTP, socket::Socket, until};
+use super::{HTTP, PATIENCE, nap, socket::Socket};
 
 /// A person, signed in or not, and the web server they talk to.
 #[derive(Clone)]
@@ -189,15 +189,12 @@ impl Person {
 
     /// The task once it is in `state`.
     pub async fn task_in(&self, id: &str, state: &str) -> Value {
-        let check = async || Some(self.task(id).await).filter(|task| task["state"] == state);
-        until(&format!("task {id} is {state}"), check).await
+        in_state(state, async || self.task(id).await).await
     }
 
     /// The container once it is in `state`.
     pub async fn container_in(&self, id: &str, state: &str) -> Value {
-        let check =
-            async || Some(self.container(id).await).filter(|container| container["state"] == state);
-        until(&format!("container {id} is {state}"), check).await
+        in_state(state, async || self.container(id).await).await
     }
 
     /// A WebSocket with this person's token.
@@ -213,3 +210,20 @@ pub struct Created {
 }
 
 pub const PASSWORD: &str = "correct horse battery";
+
+/// Reads until the state is right; shows what was read last when it never is.
+async fn in_state(state: &str, read: impl AsyncFn() -> Value) -> Value {
+    let newest = std::sync::Mutex::new(Value::Null);
+    let look = async {
+        loop {
+            let found = read().await;
+            if found["state"] == state {
+                return found;
+            }
+            *newest.lock().unwrap() = found;
+            nap(20).await;
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, look).await;
+    in_time.unwrap_or_else(|_| panic!("not {state} in time: {:#}", newest.lock().unwrap()))
+}

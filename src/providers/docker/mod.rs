@@ -32,6 +32,10 @@ const CALL: Duration = Duration::from_secs(60);
 /// Longest wait for a ping, at start-up and in `doctor`.
 const PING: Duration = Duration::from_secs(3);
 
+/// How often, and how many times, a container is looked for whose name is taken.
+const LOOK: Duration = Duration::from_millis(50);
+const LOOKS: u32 = 200;
+
 /// A Docker Engine; the API's version is agreed on at the first call that reaches it.
 pub struct Docker {
     host: String,
@@ -68,7 +72,8 @@ impl Docker {
         }
     }
 
-    async fn create(&self, spec: &Spec) -> Result<(), ProviderError> {
+    /// Makes the container; `false` when its name is taken, by another attempt's work.
+    async fn create(&self, spec: &Spec) -> Result<bool, ProviderError> {
         let options = CreateContainerOptionsBuilder::new()
             .name(&instance_name(spec.container))
             .build();
@@ -77,19 +82,37 @@ impl Docker {
             .await?
             .create_container(Some(options), body(spec));
         match tokio::time::timeout(CALL, call).await {
-            // Another attempt was quicker: its work is ours.
-            Ok(
-                Ok(_)
-                | Err(Error::DockerResponseServerError {
-                    status_code: 409, ..
-                }),
-            ) => Ok(()),
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(Error::DockerResponseServerError {
+                status_code: 409, ..
+            })) => Ok(false),
             Ok(Err(error)) => Err(classify(error, Some(&spec.image))),
             Err(_) => Err(ProviderError::TimedOut {
                 engine: NAME,
                 after: CALL,
             }),
         }
+    }
+
+    /// The container, made unless it is there. A name is taken a moment before its container can be seen.
+    async fn made(&self, spec: &Spec, stop: &CancellationToken) -> Result<Instance, ProviderError> {
+        for _ in 0..LOOKS {
+            if let Some(found) = self.inspect(spec.container).await? {
+                return Ok(found);
+            }
+            if stop.is_cancelled() {
+                return Err(ProviderError::Stopped);
+            }
+            if !self.create(spec).await? {
+                #[expect(clippy::disallowed_methods, reason = "the engine's time is real time")]
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        let why = format!(
+            "the name {} is taken and nothing is there",
+            instance_name(spec.container)
+        );
+        Err(ProviderError::Failed { engine: NAME, why })
     }
 }
 
@@ -168,17 +191,7 @@ impl Provider for Docker {
         spec: &Spec,
         stop: &CancellationToken,
     ) -> Result<Instance, ProviderError> {
-        if self.inspect_raw(spec.container).await?.is_none() {
-            if stop.is_cancelled() {
-                return Err(ProviderError::Stopped);
-            }
-            self.create(spec).await?;
-        }
-        let found = self.inspect(spec.container).await?;
-        let found = found.ok_or_else(|| ProviderError::Failed {
-            engine: NAME,
-            why: "it vanished after it was made".to_owned(),
-        })?;
+        let found = self.made(spec, stop).await?;
         if found.status != Status::Created {
             return Ok(found);
         }
