@@ -133,8 +133,8 @@ async fn a_container_is_created_watched_used_and_removed() {
         &json!({ "state": "SUCCEEDED", "progress": 100 })
     );
     assert!(
-        seen.iter()
-            .any(|frame| frame["state"] == "RUNNING" && frame["progress"] == 70),
+        seen.iter().any(|frame| frame["state"] == "RUNNING"
+            && (1..100).contains(&frame["progress"].as_i64().unwrap())),
         "{seen:?}"
     );
 

@@ -224,6 +224,10 @@ async fn a_socket_that_talks_nonsense_is_closed_and_others_go_on() {
     let mut bad = Socket::connect(ada.address, "graphql-transport-ws").await;
     bad.say(json!({ "type": "no such type" })).await;
     assert!(bad.hear().await.is_err());
+    let mut huge = ada.socket().await;
+    huge.say(json!({ "type": "ping", "payload": { "x": "x".repeat(2 << 20) } }))
+        .await;
+    assert!(huge.hear().await.is_err(), "a message of 2 MiB");
     let mut hasty = Socket::connect(ada.address, "graphql-transport-ws").await;
     hasty
         .subscribe("subscription { taskUpdated(id: \"x\") { id } }")

@@ -11,7 +11,7 @@ use poem::{
     web::{
         Data,
         sse::{Event, SSE},
-        websocket::WebSocket,
+        websocket::{WebSocket, WebSocketConfig},
     },
 };
 
@@ -22,7 +22,7 @@ use crate::{
     store::sessions::Origin,
 };
 
-/// Largest request body, in bytes.
+/// Largest request body and largest message on a socket, in bytes.
 const LARGEST: usize = 1024 * 1024;
 /// Pause between the signs of life on an event stream.
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
@@ -187,7 +187,11 @@ pub async fn read(request: &Request, web: Data<&Web>) -> Response {
     };
     let (web, origin) = (web.clone(), origin(request));
     let open = move |stream| socket::serve(stream, web, protocol, origin);
+    let limits = WebSocketConfig::default()
+        .max_message_size(Some(LARGEST))
+        .max_frame_size(Some(LARGEST));
     upgrade
+        .config(limits)
         .protocols(ALL_WEBSOCKET_PROTOCOLS)
         .on_upgrade(open)
         .into_response()

@@ -310,7 +310,12 @@ impl Provider for Docker {
     }
 
     fn events(&self) -> BoxStream<'static, Happened> {
-        let filters = HashMap::from([("type", vec!["container"]), ("label", vec![LABEL])]);
+        let filters = HashMap::from([
+            ("type", vec!["container"]),
+            ("label", vec![LABEL]),
+            // Not the start and end of every health probe.
+            ("event", vec!["start", "die", "destroy", "health_status"]),
+        ]);
         let options = EventsOptionsBuilder::new().filters(&filters).build();
         // Until it has answered once there is nothing to hear.
         let Some(engine) = self.agreed.get() else {
