@@ -265,6 +265,8 @@ async fn health_decides_and_a_failure_says_why() {
         let cleaned = async || listed(&created.container).await.is_empty().then_some(());
         until("what failed is cleaned away", cleaned).await;
     }
+    ada.delete(&healthy.container).await;
+    ada.container_in(&healthy.container, "DELETED").await;
     assert_eq!(serve.end("-INT").await.code(), Some(0));
     ground.clear().await;
 }
