@@ -334,6 +334,33 @@ async fn deleting_during_creation_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn deletions_at_once_are_one_deletion() {
+    let world = World::start().await;
+    let ada = world.person("ada").await;
+    for wait in [0, 5, 15, 40] {
+        let created = ada.create("hello").await;
+        nap(wait).await;
+        let replies =
+            futures_util::future::join_all((0..6).map(|_| ada.delete(&created.container))).await;
+        let mut tasks = Vec::new();
+        for reply in &replies {
+            match reply.0.get("errors") {
+                None => tasks.push(reply.text("/deleteContainer/task/id")),
+                Some(_) => assert_eq!(reply.code(), "ILLEGAL_STATE", "it was gone already"),
+            }
+        }
+        tasks.dedup();
+        assert_eq!(tasks.len(), 1, "{tasks:?}");
+        ada.container_in(&created.container, "DELETED").await;
+    }
+    until("nothing is left", async || {
+        world.engine.list().await.unwrap().is_empty().then_some(())
+    })
+    .await;
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn cancelling_a_creation_undoes_it() {
     let slow = Faults {
         delay: Duration::from_millis(100),

@@ -3,6 +3,7 @@
 //! [`Dispatcher`] announces what a commit left behind, [`Worker`] claims and runs, [`sweep`] finds what was lost.
 //! What a task does is not here: kinds live in `tasks/` and come in by the [`Registry`].
 
+mod attempt;
 pub mod dispatch;
 mod kind;
 mod memory;

@@ -25,11 +25,18 @@ const JOB: &str = "sweep";
 /// Sweeps while it leads, until `stop`; then gives the lead back.
 pub async fn run(dispatcher: Dispatcher, me: Uuid, stop: CancellationToken) {
     let store = dispatcher.store.clone();
+    let mut is_hindered = false;
     while !stop.is_cancelled() {
         let pause = match turn(&dispatcher, me).await {
-            Ok(pause) => pause,
+            Ok(pause) => {
+                is_hindered = false;
+                pause
+            }
             Err(error) => {
-                tracing::warn!(%error, "a sweep could not be finished");
+                // Told once an outage, not once a second.
+                if !std::mem::replace(&mut is_hindered, true) {
+                    tracing::warn!(%error, "sweeps cannot be finished for now");
+                }
                 TICK
             }
         };

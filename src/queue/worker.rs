@@ -2,25 +2,25 @@
 
 use std::{
     collections::HashMap,
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-use super::{GiveUp, Registry, Run, Stop, StopReason, TaskError, TaskQueue, kind::AnyKind};
+use super::{Registry, Run, Stop, StopReason, TaskQueue};
 use crate::{
-    domain::{ChangeKind, Id, Table, id::Task, task::backoff_ceiling},
+    domain::{ChangeKind, Id, Table, id::Task},
     error::StoreError,
     live::{EventBus, Heard},
     store::{
         Store,
-        task_logs::Level,
         tasks::{self, Lease, Model, Outcome},
     },
 };
@@ -29,10 +29,6 @@ use crate::{
 const HINT: Duration = Duration::from_secs(1);
 /// How often a worker looks into the database while the queue is away.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a run that was asked to stop may take to reach a safe place.
-const GRACE: Duration = Duration::from_secs(10);
-/// Attempts at cleaning up that follow the last attempt at the work itself.
-const CLEANUPS: i32 = 5;
 
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerSettings {
@@ -52,6 +48,7 @@ pub struct Worker {
     /// Keyed by task and attempt: an overtaken run may still be ending here while the next one begins.
     running: Mutex<HashMap<Lease, Stop>>,
     runs: TaskTracker,
+    is_queue_away: AtomicBool,
 }
 
 impl Worker {
@@ -73,6 +70,7 @@ impl Worker {
             settings,
             running,
             runs,
+            is_queue_away: AtomicBool::new(false),
         }
     }
 
@@ -139,9 +137,17 @@ impl Worker {
                 free.push(slot);
             }
             let ids = match self.queue.next(free.len(), HINT).await {
-                Ok(ids) => ids,
+                Ok(ids) => {
+                    if self.is_queue_away.swap(false, Ordering::Relaxed) {
+                        tracing::info!("the queue is back");
+                    }
+                    ids
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "the queue is away; looking into the database");
+                    // Told once an outage, not once a second.
+                    if !self.is_queue_away.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(%error, "the queue is away; looking into the database until it is back");
+                    }
                     self.store.clock.sleep(LOOK).await;
                     tasks::due(&self.store, free.len() as u64).await?
                 }
@@ -254,160 +260,6 @@ impl Worker {
                 }
             }
         }
-    }
-
-    /// Runs the task or gives it up; `None` when the lease is lost and there is nothing to say.
-    async fn outcome(&self, run: &Run) -> Option<Outcome> {
-        let task = &run.task;
-        let Some(kind) = self.registry.get(&task.kind) else {
-            // Another version's task: it waits for a worker that knows it, until its deadline.
-            let until = run.now() + Duration::from_secs(5);
-            return Some(if task.deadline_at <= until {
-                Outcome::Failed {
-                    code: "UNKNOWN_KIND",
-                    message: format!("no worker knows the kind {}", task.kind),
-                }
-            } else {
-                Outcome::Park {
-                    until,
-                    wake_on: None,
-                }
-            });
-        };
-        if let Some(why) = must_give_up(task, run.now()) {
-            return self.give_up(run, &*kind, why).await;
-        }
-        let error = match bounded(run, kind.timeout(), kind.run(run)).await {
-            Ok(Ok(result)) => return Some(Outcome::Succeeded(result)),
-            Ok(Err(error)) => error,
-            Err(Panicked) => TaskError::Retryable {
-                code: "INTERNAL",
-                message: "the task's code panicked; the worker's log has it".to_owned(),
-            },
-        };
-        let (code, message, is_permanent) = match (error, run.stop.reason()) {
-            (TaskError::Store(StoreError::LeaseLost), _) | (_, Some(StopReason::LeaseLost)) => {
-                return None;
-            }
-            (TaskError::Wait { until, wake_on }, None) => {
-                return Some(Outcome::Park {
-                    until: until.min(task.deadline_at),
-                    wake_on,
-                });
-            }
-            (_, Some(StopReason::Cancelled)) => {
-                return self.give_up(run, &*kind, GiveUp::Cancelled).await;
-            }
-            (_, Some(StopReason::Draining)) => return Some(Outcome::HandBack),
-            (_, Some(StopReason::TimedOut)) => {
-                ("TIMED_OUT", "the attempt took too long".to_owned(), false)
-            }
-            (TaskError::Retryable { code, message }, None) => (code, message, false),
-            (TaskError::Permanent { code, message }, None) => (code, message, true),
-            (TaskError::Store(error), None) => {
-                tracing::warn!(%error, task = %task.id(), "a task met the store's error");
-                (
-                    "STORE",
-                    "the database did not take a write".to_owned(),
-                    false,
-                )
-            }
-            (TaskError::Stopped, None) => {
-                ("STOPPED", "stopped without being asked".to_owned(), false)
-            }
-        };
-        let is_last = is_permanent || task.failures + 1 >= task.max_attempts;
-        let level = if is_last { Level::Error } else { Level::Warn };
-        let _ = run.log(level, &format!("{code}: {message}")).await;
-        if is_last {
-            return self
-                .give_up(run, &*kind, GiveUp::Failed { code, message })
-                .await;
-        }
-        Some(self.retry(task, code, message))
-    }
-
-    fn retry(&self, task: &Model, code: &'static str, message: String) -> Outcome {
-        let failures = u32::try_from(task.failures + 1).unwrap_or(1);
-        let at = self.store.now() + self.store.entropy.jitter(backoff_ceiling(failures));
-        Outcome::Retry { at, code, message }
-    }
-
-    async fn give_up(&self, run: &Run, kind: &dyn AnyKind, why: GiveUp) -> Option<Outcome> {
-        // The cleaning up has its own time; a cancellation that led here does not stop it as well.
-        let cleanup = Run {
-            task: run.task.clone(),
-            store: run.store.clone(),
-            stop: Stop::default(),
-        };
-        let cleaned = bounded(&cleanup, kind.timeout(), kind.give_up(&cleanup, &why)).await;
-        let problem = match cleaned {
-            Ok(Ok(())) => None,
-            Ok(Err(TaskError::Store(StoreError::LeaseLost))) => return None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(Panicked) => Some("the cleaning up panicked".to_owned()),
-        };
-        if let Some(problem) = problem {
-            let _ = run
-                .log(Level::Error, &format!("cleaning up: {problem}"))
-                .await;
-            if run.task.failures < run.task.max_attempts + CLEANUPS {
-                return Some(self.retry(&run.task, "CLEANUP", problem));
-            }
-        }
-        Some(match why {
-            GiveUp::Cancelled => Outcome::Cancelled,
-            GiveUp::Failed { code, message } => Outcome::Failed { code, message },
-        })
-    }
-}
-
-/// Whether a task that was just claimed is past running.
-fn must_give_up(task: &Model, now: DateTime<Utc>) -> Option<GiveUp> {
-    if task.cancel_requested_at.is_some() {
-        return Some(GiveUp::Cancelled);
-    }
-    if task.deadline_at <= now {
-        return Some(GiveUp::Failed {
-            code: "DEADLINE_EXCEEDED",
-            message: "it did not finish before its deadline".to_owned(),
-        });
-    }
-    if task.failures >= task.max_attempts {
-        let last = task
-            .error_message
-            .as_deref()
-            .unwrap_or("no error was recorded");
-        let message = format!(
-            "{} attempts failed, the last one with: {last}",
-            task.failures
-        );
-        return Some(GiveUp::Failed {
-            code: "ATTEMPTS_EXHAUSTED",
-            message,
-        });
-    }
-    None
-}
-
-struct Panicked;
-
-/// Awaits `work` within `limit`; after a request to stop it has [`GRACE`] to reach a safe place, then it is dropped.
-async fn bounded<T>(
-    run: &Run,
-    limit: Duration,
-    work: impl Future<Output = Result<T, TaskError>>,
-) -> Result<Result<T, TaskError>, Panicked> {
-    let clock = &run.store.clock;
-    let mut work = std::pin::pin!(AssertUnwindSafe(work).catch_unwind());
-    tokio::select! {
-        done = &mut work => return done.map_err(|_| Panicked),
-        () = clock.sleep(limit) => run.stop.request(StopReason::TimedOut),
-        () = run.stop.token().cancelled() => {}
-    }
-    tokio::select! {
-        done = work => done.map_err(|_| Panicked),
-        () = clock.sleep(GRACE) => Ok(Err(TaskError::Stopped)),
     }
 }
 
