@@ -123,7 +123,7 @@ make_images() {
             -c 'CMD ["sh", "-c", "echo I am ill; sleep 600"]' - unhealthy:test >/dev/null
 }
 
-start_servers() { start_postgres && start_redis; }
+start_servers() { package python3 python3-minimal && start_postgres && start_redis; }
 
 part_lint() {
     cargo fmt --all --check && cargo clippy --workspace --all-targets --locked -- -D warnings
