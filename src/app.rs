@@ -11,16 +11,21 @@ use crate::{
     domain::{Clock, Entropy, Keyring, SystemClock, entropy::secret_bytes, keyring::hex},
     error::{AppError, TransportError},
     graphql::Api,
-    live::{EventBus, MemoryBus, RedisBus},
+    live::{EventBus, MemoryBus, RedisBus, Topic},
     providers::{self, Providers},
-    queue::{Dispatcher, MemoryQueue, RedisQueue, TaskQueue, Worker, WorkerSettings, sweep},
-    services::{Services, seed::Seeded},
+    queue::{
+        Dispatcher, MemoryQueue, Outlook, RedisQueue, Retention, Sweeper, TaskQueue, Upkeep,
+        Worker, WorkerSettings,
+    },
+    services::{Services, admission::Admission, seed::Seeded},
     store::{
         Store,
         connection::{self, DatabaseDown},
+        limits::Rate,
     },
     tasks::{self, Outside, engines},
-    web::{self, Web},
+    telemetry::Meters,
+    web::{self, Bound, Web},
 };
 
 /// Connections for Redis commands that do not block.
@@ -53,8 +58,13 @@ pub enum Role {
 }
 
 impl Role {
-    const fn serves(self) -> bool {
-        matches!(self, Self::WebAndWorker | Self::Web)
+    /// What it has to hear of on the bus.
+    const fn topics(self) -> &'static [Topic] {
+        match self {
+            Self::WebAndWorker => &[Topic::Changes, Topic::Control],
+            Self::Web => &[Topic::Changes],
+            Self::Worker => &[Topic::Control],
+        }
     }
 
     const fn works(self) -> bool {
@@ -117,36 +127,45 @@ impl App {
         }
         let keyring = Keyring::new(secret_key(settings)?.expose());
         // The port first: the likeliest thing to be wrong, and nothing has been touched yet.
-        let bound = if role.serves() {
-            let address = SocketAddr::new(settings.host, settings.port);
-            let refused = |error| StartError::Port { address, error };
-            Some(web::bind(address).await.map_err(refused)?)
-        } else {
-            None
+        let bound = match role {
+            Role::WebAndWorker | Role::Web => Some(bind(settings, settings.port).await?),
+            Role::Worker => None,
         };
-        let db = connection::open(settings).await?;
-        connection::migrate(&db)
+        let meters_bound = match role {
+            Role::Worker if settings.metrics_port != 0 => {
+                Some(bind(settings, settings.metrics_port).await?)
+            }
+            Role::WebAndWorker | Role::Web | Role::Worker => None,
+        };
+        let connections = Box::pin(connection::open(settings)).await?;
+        connection::migrate(&connections.people)
             .await
             .map_err(StartError::Migration)?;
-        let (store, posted) = Store::new(db, Arc::clone(&seams.clock), Arc::clone(&seams.entropy));
+        let (store, posted) = Store::new(
+            connections,
+            Arc::clone(&seams.clock),
+            Arc::clone(&seams.entropy),
+        );
         let auth = Auth::new(&keyring, settings.access_token, settings.refresh_token);
-        let services = Services {
-            store: store.clone(),
-            auth: auth.clone(),
-            keyring: keyring.clone(),
-        };
+        let admission = Admission::new(settings.tasks_per_owner, settings.tasks_total);
+        let services = Services::new(store.clone(), auth.clone(), keyring.clone(), admission);
         let seeded = services.seed(settings).await?;
-        let (queue, bus) = transports(settings).await?;
+        let (queue, bus) = Box::pin(transports(settings, role)).await?;
+        let meters = Arc::new(Meters::default());
         let dispatcher = Dispatcher {
-            store: store.clone(),
+            truth: Arc::new(store.clone()),
             queue: Arc::clone(&queue),
             bus: Arc::clone(&bus),
+            meters: Arc::clone(&meters),
         };
         let mut app = Self {
             store: store.clone(),
             services: services.clone(),
             bus: Arc::clone(&bus),
-            address: bound.as_ref().map(|bound| bound.address),
+            address: bound
+                .as_ref()
+                .or(meters_bound.as_ref())
+                .map(|bound| bound.address),
             seeded,
             providers: None,
             intake: CancellationToken::new(),
@@ -164,16 +183,20 @@ impl App {
             };
             app.start_worker(settings, dispatcher, providers, keyring);
         }
+        let web = |api| Web {
+            api,
+            auth,
+            store,
+            bus: Arc::clone(&bus),
+            meters,
+            stop: app.intake.clone(),
+        };
         if let Some(bound) = bound {
             let api = Api::new(services, Arc::clone(&bus), settings.request);
-            let web = Web {
-                api,
-                auth,
-                store,
-                bus,
-                stop: app.intake.clone(),
-            };
-            app.server = Some(tokio::spawn(web.serve(bound)));
+            app.server = Some(tokio::spawn(web(api).serve(bound)));
+        } else if let Some(bound) = meters_bound {
+            let api = Api::new(services, Arc::clone(&bus), settings.request);
+            app.server = Some(tokio::spawn(web(api).serve_meters(bound)));
         }
         Ok(app)
     }
@@ -185,36 +208,50 @@ impl App {
         providers: Providers,
         keyring: Keyring,
     ) {
+        let store = self.store.clone();
         let outside = Outside {
             providers: providers.clone(),
+            store: store.clone(),
             keyring,
             publish_address: settings.publish_address,
+            engine_rate: Rate::per_second(settings.engine_rate),
         };
-        let (store, stop) = (dispatcher.store.clone(), self.intake.clone());
         let worker_settings = WorkerSettings {
             concurrency: settings.worker_concurrency,
             lease: settings.lease,
             drain: settings.drain,
         };
-        let (queue, bus) = (Arc::clone(&dispatcher.queue), Arc::clone(&dispatcher.bus));
+        let outlook = Outlook {
+            truth: Arc::clone(&dispatcher.truth),
+            queue: Arc::clone(&dispatcher.queue),
+            bus: Arc::clone(&dispatcher.bus),
+            clock: Arc::clone(&store.clock),
+            entropy: Arc::clone(&store.entropy),
+            meters: Arc::clone(&dispatcher.meters),
+            host: host_name(),
+        };
         let worker = Arc::new(Worker::new(
-            store.clone(),
-            queue,
-            bus,
+            outlook,
             tasks::registry(&outside),
             worker_settings,
         ));
-        let me = worker.id;
-        self.frontline.spawn(worker.run(stop.clone()));
-        self.frontline.spawn(engines::reap(
+        let upkeep = Upkeep::new(
             store.clone(),
-            providers.clone(),
-            stop.clone(),
-        ));
+            Retention {
+                ended: settings.ended_retention,
+                failed: settings.dead_letter_retention,
+                archived: settings.archive_retention,
+            },
+        );
+        let clock = Arc::clone(&store.clock);
+        let sweeper = Sweeper::new(dispatcher, clock, worker.id, Some(upkeep));
+        let stop = self.intake.clone();
+        self.frontline.spawn(worker.run(stop.clone()));
+        self.frontline
+            .spawn(engines::reap(store.clone(), providers.clone(), stop));
         self.background
             .spawn(engines::hear(store, providers.clone(), self.relay.clone()));
-        self.background
-            .spawn(sweep::run(dispatcher, me, self.relay.clone()));
+        self.background.spawn(sweeper.run(self.relay.clone()));
         self.providers = Some(providers);
     }
 
@@ -236,7 +273,7 @@ impl App {
         self.relay.cancel();
         self.background.close();
         self.background.wait().await;
-        if let Err(error) = self.store.db().clone().close().await {
+        if let Err(error) = self.store.close().await {
             tracing::debug!(%error, "the database's connections did not close");
         }
     }
@@ -245,7 +282,20 @@ impl App {
 /// How processes reach each other.
 type Transports = (Arc<dyn TaskQueue>, Arc<dyn EventBus>);
 
-async fn transports(settings: &Settings) -> Result<Transports, StartError> {
+async fn bind(settings: &Settings, port: u16) -> Result<Bound, StartError> {
+    let address = SocketAddr::new(settings.host, port);
+    web::bind(address)
+        .await
+        .map_err(|error| StartError::Port { address, error })
+}
+
+/// The machine's name, for people.
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+}
+
+async fn transports(settings: &Settings, role: Role) -> Result<Transports, StartError> {
     let Some(url) = &settings.redis_url else {
         return Ok((
             Arc::new(MemoryQueue::default()),
@@ -259,7 +309,7 @@ async fn transports(settings: &Settings) -> Result<Transports, StartError> {
     let queue = RedisQueue::new(url, prefix, commands.clone()).await?;
     Ok((
         Arc::new(queue),
-        Arc::new(RedisBus::new(url, prefix, commands)?),
+        Arc::new(RedisBus::new(url, prefix, commands, role.topics())?),
     ))
 }
 

@@ -14,7 +14,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("providers", &["domain", "config"]),
     (
         "queue",
-        &["domain", "error", "store", "live", "config", "redis"],
+        &[
+            "domain",
+            "error",
+            "store",
+            "live",
+            "config",
+            "redis",
+            "telemetry",
+        ],
     ),
     ("tasks", &["domain", "error", "store", "providers", "queue"]),
     ("auth", &["domain", "error", "store"]),
@@ -28,7 +36,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "web",
-        &["domain", "error", "store", "auth", "graphql", "live"],
+        &[
+            "domain",
+            "error",
+            "store",
+            "auth",
+            "graphql",
+            "live",
+            "telemetry",
+        ],
     ),
 ];
 

@@ -1,12 +1,12 @@
 //! Containers from asking to being gone, and everything that can be asked wrongly.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use main_webserver::{
     app::Role,
     domain::{Id, Keyring, id::Container},
     providers::{Faults, Provider as _, Spec},
-    queue::sweep,
+    queue::{Dispatcher, MemoryQueue, Sweeper},
     tasks::engines::reap_once,
 };
 use serde_json::json;
@@ -524,12 +524,18 @@ async fn a_sweep_with_nothing_lost_changes_nothing() {
     let created = ada.create("hello").await;
     let before = ada.task_in(&created.task, "SUCCEEDED").await;
     let app = &world.apps[0];
-    let dispatcher = main_webserver::queue::Dispatcher {
-        store: app.store.clone(),
-        queue: std::sync::Arc::new(main_webserver::queue::MemoryQueue::default()),
+    let dispatcher = Dispatcher {
+        truth: Arc::new(app.store.clone()),
+        queue: Arc::new(MemoryQueue::default()),
         bus: app.bus.clone(),
+        meters: Arc::default(),
     };
-    sweep::once(&dispatcher).await.unwrap();
+    let clock = Arc::clone(&app.store.clock);
+    let me = app.store.entropy.uuid(clock.now());
+    Sweeper::new(dispatcher, clock, me, None)
+        .once()
+        .await
+        .unwrap();
     assert_eq!(ada.task(&created.task).await, before);
     world.stop().await;
 }

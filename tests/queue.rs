@@ -13,15 +13,17 @@ use chrono::{DateTime, Utc};
 use main_webserver::{
     domain::{Clock, Entropy, Id, SystemClock, id, task::Priority},
     error::StoreError,
-    live::{EventBus, MemoryBus},
+    live::{EventBus, MemoryBus, Topic},
     queue::{
-        Dispatcher, GiveUp, MemoryQueue, RedisQueue, Registry, Run, TaskError, TaskKind, TaskQueue,
-        Worker, WorkerSettings, sweep,
+        Dispatcher, GiveUp, MemoryQueue, Outlook, RedisQueue, Registry, Run, Sweeper, TaskError,
+        TaskKind, TaskQueue, TaskStore, Worker, WorkerSettings,
     },
     store::{
         Store, connection, leader,
-        tasks::{self, Model, Outcome, TaskInput},
+        task_logs::Level,
+        tasks::{self, Claimer, Hint, Lease, Model, NewTask, Outcome, Report, TaskInput},
     },
+    telemetry::Meters,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::JoinHandle};
@@ -134,7 +136,7 @@ impl Bench {
         let ground = Ground::new().await;
         let settings = ground.load();
         let db = connection::open(&settings).await.unwrap();
-        connection::migrate(&db).await.unwrap();
+        connection::migrate(&db.people).await.unwrap();
         let clock = Arc::new(ManualClock(watch::Sender::new(SystemClock.now())));
         let (store, _) = Store::new(db, clock.clone(), Arc::new(Entropy::seeded(1)));
         let (queue, bus, kind, stop) = (
@@ -157,9 +159,27 @@ impl Bench {
 
     fn dispatcher(&self) -> Dispatcher {
         Dispatcher {
-            store: self.store.clone(),
+            truth: Arc::new(self.store.clone()),
             queue: Arc::clone(&self.queue),
             bus: Arc::clone(&self.bus),
+            meters: Arc::default(),
+        }
+    }
+
+    fn sweeper(&self) -> Sweeper {
+        Sweeper::new(
+            self.dispatcher(),
+            self.clock.clone(),
+            Uuid::from_u128(1),
+            None,
+        )
+    }
+
+    fn claimer(&self, worker: u128) -> Claimer {
+        Claimer {
+            worker: Uuid::from_u128(worker),
+            kinds: Registry::default().with(self.kind.clone()).known(),
+            lease: LEASE,
         }
     }
 
@@ -167,9 +187,21 @@ impl Bench {
     async fn working() -> Self {
         let mut bench = Self::quiet().await;
         bench.add_worker(Duration::from_secs(5));
-        let sweeper = sweep::run(bench.dispatcher(), Uuid::from_u128(1), bench.stop.clone());
+        let sweeper = bench.sweeper().run(bench.stop.clone());
         bench.parts.push(tokio::spawn(sweeper));
         bench
+    }
+
+    fn outlook(&self) -> Outlook {
+        Outlook {
+            truth: Arc::new(self.store.clone()),
+            queue: Arc::clone(&self.queue),
+            bus: Arc::clone(&self.bus),
+            clock: self.clock.clone(),
+            entropy: Arc::clone(&self.store.entropy),
+            meters: Arc::new(Meters::default()),
+            host: "test".to_owned(),
+        }
     }
 
     fn add_worker(&mut self, drain: Duration) -> CancellationToken {
@@ -179,13 +211,7 @@ impl Bench {
             drain,
         };
         let registry = Registry::default().with(self.kind.clone());
-        let worker = Worker::new(
-            self.store.clone(),
-            Arc::clone(&self.queue),
-            Arc::clone(&self.bus),
-            registry,
-            settings,
-        );
+        let worker = Worker::new(self.outlook(), registry, settings);
         let stop = self.stop.child_token();
         self.parts
             .push(tokio::spawn(Arc::new(worker).run(stop.clone())));
@@ -193,16 +219,18 @@ impl Bench {
     }
 
     async fn enqueue(&self, script: Script) -> Id<id::Task> {
-        let mut tx = self.store.begin().await.unwrap();
-        let task = tasks::insert(&mut tx, Input(script).into_task(None, None).unwrap())
-            .await
-            .unwrap();
-        tx.commit().await.unwrap();
-        self.queue
-            .announce(&[(task.id(), task.priority())])
-            .await
-            .unwrap();
+        let task = self
+            .insert(Input(script).into_task(None, None).unwrap())
+            .await;
+        self.queue.announce(&[task.hint()]).await.unwrap();
         task.id()
+    }
+
+    async fn insert(&self, task: NewTask) -> Model {
+        let mut tx = self.store.begin().await.unwrap();
+        let enqueued = tasks::insert(&mut tx, task).await.unwrap();
+        tx.commit().await.unwrap();
+        enqueued.task
     }
 
     async fn row(&self, id: Id<id::Task>) -> Model {
@@ -238,7 +266,7 @@ impl Bench {
             }
             part.await.unwrap();
         }
-        self.store.db().clone().close().await.unwrap();
+        self.store.close().await.unwrap();
         self.ground.clear().await;
     }
 }
@@ -251,13 +279,11 @@ async fn eight_claimers_never_share_a_task() {
         ids.push(bench.enqueue(Script::Succeed).await);
     }
     let claimers = (0..8).map(|n| {
-        let (store, ids) = (bench.store.clone(), ids.clone());
+        let (store, ids, by) = (bench.store.clone(), ids.clone(), bench.claimer(n));
         tokio::spawn(async move {
             let mut mine = Vec::new();
             for batch in ids.chunks(7) {
-                let claimed = tasks::claim(&store, batch, Uuid::from_u128(n), LEASE)
-                    .await
-                    .unwrap();
+                let claimed = tasks::claim(&store, batch, &by).await.unwrap();
                 mine.extend(claimed.into_iter().map(|task| (task.id, task.attempt)));
             }
             mine
@@ -278,45 +304,65 @@ async fn eight_claimers_never_share_a_task() {
 async fn a_stale_attempt_writes_nothing() {
     let bench = Bench::quiet().await;
     let id = bench.enqueue(Script::Succeed).await;
-    let old = tasks::claim(&bench.store, &[id], Uuid::from_u128(1), LEASE)
+    let old = tasks::claim(&bench.store, &[id], &bench.claimer(1))
         .await
         .unwrap()
         .remove(0)
         .lease();
     bench.clock.advance(LEASE + Duration::from_secs(1));
     assert_eq!(tasks::take_expired(&bench.store, 10).await.unwrap(), 1);
-    let held = tasks::claim(&bench.store, &[id], Uuid::from_u128(2), LEASE)
+    let held = tasks::claim(&bench.store, &[id], &bench.claimer(2))
         .await
         .unwrap()
         .remove(0);
     assert_eq!((held.attempt, held.failures), (2, 1));
     let before = bench.row(id).await;
     let is_lost = |error: StoreError| matches!(error, StoreError::LeaseLost);
-    let mut tx = bench.store.begin().await.unwrap();
+    let tx = bench.store.begin().await.unwrap();
     assert!(is_lost(tasks::fence(&tx, old).await.unwrap_err()));
-    assert!(is_lost(
-        tasks::progress(&mut tx, old, 50, "late").await.unwrap_err()
-    ));
     drop(tx);
     for outcome in [
         Outcome::Succeeded(1.into()),
         Outcome::Cancelled,
         Outcome::HandBack,
     ] {
-        assert!(is_lost(
-            tasks::settle(&bench.store, old, outcome).await.unwrap_err()
-        ));
+        let settled = tasks::settle(&bench.store, &[(old, outcome)])
+            .await
+            .unwrap();
+        assert!(settled.is_empty());
     }
+    let late = Report {
+        lease: old,
+        percent: Some(50),
+        level: Level::Info,
+        message: "late".to_owned(),
+    };
     assert!(
-        tasks::renew(&bench.store, Uuid::from_u128(1), &[id], LEASE)
+        tasks::report(&bench.store, &[late])
             .await
             .unwrap()
             .is_empty()
     );
+    let truth: &dyn TaskStore = &bench.store;
+    assert!(is_lost(truth.arm(old, "a bell").await.unwrap_err()));
+    assert!(is_lost(
+        truth.record_step(old, "step", 1.into()).await.unwrap_err()
+    ));
+    assert!(is_lost(truth.spawn(old, Vec::new()).await.unwrap_err()));
+    assert!(truth.renew(&[old], LEASE).await.unwrap().is_empty());
+    // The same attempt in another worker's hands is not this one's either.
+    let namesake = Lease {
+        worker: Uuid::from_u128(1),
+        ..held.lease()
+    };
+    let stolen = [(namesake, Outcome::Succeeded(3.into()))];
+    assert!(truth.settle(&stolen).await.unwrap().is_empty());
     assert_eq!(bench.row(id).await, before);
-    tasks::settle(&bench.store, held.lease(), Outcome::Succeeded(2.into()))
-        .await
-        .unwrap();
+    let done = [(held.lease(), Outcome::Succeeded(2.into()))];
+    assert_eq!(
+        tasks::settle(&bench.store, &done).await.unwrap(),
+        [held.lease()]
+    );
     assert_eq!(bench.row(id).await.result, Some(2.into()));
     bench.end().await;
 }
@@ -327,16 +373,12 @@ async fn a_task_succeeds_once() {
     let id = bench.enqueue(Script::Succeed).await;
     let row = bench.in_state(id, "succeeded").await;
     assert_eq!(
-        (row.attempt, row.failures, row.progress, row.result),
+        (row.attempt, row.failures, row.progress, row.result.clone()),
         (1, 0, 100, Some(1.into()))
     );
     // Hints that come late or twice change nothing.
     for _ in 0..10 {
-        bench
-            .queue
-            .announce(&[(id, Priority::Normal)])
-            .await
-            .unwrap();
+        bench.queue.announce(&[row.hint()]).await.unwrap();
     }
     let other = bench.enqueue(Script::Succeed).await;
     bench.in_state(other, "succeeded").await;
@@ -443,37 +485,27 @@ async fn a_task_past_its_deadline_is_given_up() {
 #[tokio::test]
 async fn a_kind_nobody_knows_is_kept_for_a_worker_that_does() {
     let mut bench = Bench::quiet().await;
-    let kind = std::mem::take(&mut bench.kind);
-    let (settings, registry) = (
-        WorkerSettings {
-            concurrency: 2,
-            lease: LEASE,
-            drain: LEASE,
-        },
-        Registry::default(),
-    );
-    let ignorant = Worker::new(
-        bench.store.clone(),
-        Arc::clone(&bench.queue),
-        Arc::clone(&bench.bus),
-        registry,
-        settings,
-    );
+    let settings = WorkerSettings {
+        concurrency: 2,
+        lease: LEASE,
+        drain: LEASE,
+    };
+    let ignorant = Worker::new(bench.outlook(), Registry::default(), settings);
     let stop = CancellationToken::new();
     let older = tokio::spawn(Arc::new(ignorant).run(stop.clone()));
     let id = bench.enqueue(Script::Succeed).await;
-    let row = bench.in_state(id, "waiting").await;
-    assert_eq!(row.failures, 0);
+    until("the hint has been taken", async || {
+        (bench.queue.backlog().await.unwrap() == 0).then_some(())
+    })
+    .await;
+    let row = bench.row(id).await;
+    assert_eq!((row.state.as_str(), row.attempt), ("queued", 0));
     stop.cancel();
-    bench.kind = kind;
-    bench.add_worker(Duration::from_secs(5));
-    bench.parts.push(tokio::spawn(sweep::run(
-        bench.dispatcher(),
-        Uuid::from_u128(1),
-        bench.stop.clone(),
-    )));
-    bench.in_state_later(id, "succeeded").await;
     older.await.unwrap();
+    bench.add_worker(Duration::from_secs(5));
+    let sweeper = bench.sweeper().run(bench.stop.clone());
+    bench.parts.push(tokio::spawn(sweeper));
+    bench.in_state_later(id, "succeeded").await;
     bench.end().await;
 }
 
@@ -497,7 +529,7 @@ async fn a_silent_workers_task_goes_to_another_and_one_that_kills_its_workers_is
     let poison = bench.enqueue(Script::Succeed).await;
     // Three workers take it, one after the other, and are never heard of again.
     for dead in 0..3 {
-        let claimed = tasks::claim(&bench.store, &[poison], Uuid::from_u128(100 + dead), LEASE)
+        let claimed = tasks::claim(&bench.store, &[poison], &bench.claimer(100 + dead))
             .await
             .unwrap();
         assert_eq!(claimed.len(), 1);
@@ -514,29 +546,24 @@ async fn a_silent_workers_task_goes_to_another_and_one_that_kills_its_workers_is
 #[tokio::test]
 async fn lost_hints_and_unsent_messages_are_found_by_the_sweep() {
     let bench = Bench::quiet().await;
-    let mut listener = bench.bus.listen();
-    let mut tx = bench.store.begin().await.unwrap();
-    let task = tasks::insert(
-        &mut tx,
-        Input(Script::Succeed).into_task(None, None).unwrap(),
-    )
-    .await
-    .unwrap();
-    tx.commit().await.unwrap();
-    let dispatcher = bench.dispatcher();
+    let mut listener = bench.bus.listen(Topic::Changes);
+    let task = bench
+        .insert(Input(Script::Succeed).into_task(None, None).unwrap())
+        .await;
+    let mut sweeper = bench.sweeper();
     let next = async || bench.queue.next(10, Duration::ZERO).await.unwrap();
-    sweep::once(&dispatcher).await.unwrap();
+    sweeper.once().await.unwrap();
     assert!(next().await.is_empty(), "too early to call it lost");
     bench.clock.advance(Duration::from_secs(3));
-    sweep::once(&dispatcher).await.unwrap();
-    assert_eq!(next().await, [task.id()], "from the outbox");
+    sweeper.once().await.unwrap();
+    assert!(next().await.is_empty(), "only its change was unsent");
     assert!(
         matches!(listener.next().await, Some(main_webserver::live::Heard::Change(change)) if change.id == task.id)
     );
     bench.clock.advance(Duration::from_secs(3));
-    sweep::once(&dispatcher).await.unwrap();
+    sweeper.once().await.unwrap();
     assert_eq!(next().await, [task.id()], "because nobody took it");
-    sweep::once(&dispatcher).await.unwrap();
+    sweeper.once().await.unwrap();
     assert!(next().await.is_empty(), "not again at once");
     bench.end().await;
 }
@@ -557,8 +584,8 @@ async fn one_process_leads_and_another_follows_when_it_is_gone() {
     bench.end().await;
 }
 
-#[tokio::test]
-async fn every_queue_gives_the_urgent_first_and_nothing_from_nothing() {
+/// One queue of each kind there is to test here.
+async fn queues() -> Vec<Arc<dyn TaskQueue>> {
     let mut queues: Vec<Arc<dyn TaskQueue>> = vec![Arc::new(MemoryQueue::default())];
     if let Ok(url) = std::env::var("TEST_REDIS_URL") {
         let url = main_webserver::config::Secret::new(url);
@@ -568,32 +595,75 @@ async fn every_queue_gives_the_urgent_first_and_nothing_from_nothing() {
             RedisQueue::new(&url, &prefix, pool).await.unwrap(),
         ));
     }
-    for queue in queues {
+    queues
+}
+
+#[tokio::test]
+async fn every_queue_gives_the_urgent_first_and_nothing_from_nothing() {
+    for queue in queues().await {
         let entropy = Entropy::seeded(1);
-        let id = || entropy.id::<id::Task>(DateTime::UNIX_EPOCH);
-        let (low, normal, high, high2) = (id(), id(), id(), id());
+        let hint = |priority, share| Hint {
+            task: entropy.id::<id::Task>(DateTime::UNIX_EPOCH),
+            priority,
+            share: Uuid::from_u128(share),
+        };
+        let (low, normal) = (hint(Priority::Background, 1), hint(Priority::Normal, 1));
+        let (high, high2) = (
+            hint(Priority::Interactive, 1),
+            hint(Priority::Interactive, 1),
+        );
         let wait = Duration::from_millis(300);
         assert!(queue.next(5, wait).await.unwrap().is_empty());
-        queue
-            .announce(&[
-                (low, Priority::Background),
-                (normal, Priority::Normal),
-                (high, Priority::Interactive),
-                (high2, Priority::Interactive),
-            ])
-            .await
-            .unwrap();
-        assert_eq!(queue.next(3, wait).await.unwrap(), [high, high2, normal]);
-        assert_eq!(queue.next(3, wait).await.unwrap(), [low]);
+        // Told twice is waiting once.
+        for _ in 0..2 {
+            queue.announce(&[low, normal, high, high2]).await.unwrap();
+        }
+        assert_eq!(queue.backlog().await.unwrap(), 4);
+        assert_eq!(
+            queue.next(3, wait).await.unwrap(),
+            [high.task, high2.task, normal.task]
+        );
+        assert_eq!(queue.next(3, wait).await.unwrap(), [low.task]);
         // Somebody who waits already hears of it.
         let waiting = tokio::spawn({
             let queue = Arc::clone(&queue);
             async move { queue.next(1, Duration::from_secs(10)).await.unwrap() }
         });
-        queue
-            .announce(&[(low, Priority::Background)])
-            .await
-            .unwrap();
-        assert_eq!(waiting.await.unwrap(), [low]);
+        queue.announce(&[low]).await.unwrap();
+        assert_eq!(waiting.await.unwrap(), [low.task]);
     }
+}
+
+#[tokio::test]
+async fn every_queue_gives_every_share_its_turn_and_all_in_the_same_order() {
+    let mut orders = Vec::new();
+    for queue in queues().await {
+        let entropy = Entropy::seeded(3);
+        let hint = |share| Hint {
+            task: entropy.id::<id::Task>(DateTime::UNIX_EPOCH),
+            priority: Priority::Normal,
+            share: Uuid::from_u128(share),
+        };
+        // A thousand of one, then three of another, then one of a third.
+        let mut hints: Vec<Hint> = (0..1000).map(|_| hint(1)).collect();
+        hints.extend((0..3).map(|_| hint(2)));
+        hints.push(hint(3));
+        queue.announce(&hints).await.unwrap();
+        let mut order = queue.next(7, Duration::ZERO).await.unwrap();
+        let share_of = |id: &Id<id::Task>| {
+            let hint = hints.iter().find(|hint| hint.task == *id);
+            hint.unwrap().share.as_u128()
+        };
+        let mut first: Vec<u128> = order.iter().map(share_of).collect();
+        first.sort_unstable();
+        assert_eq!(first, [1, 1, 1, 2, 2, 2, 3], "the small shares are done");
+        // Who comes later begins where the others are, not before them.
+        queue.announce(&[hint(4)]).await.unwrap();
+        while let [id] = queue.next(1, Duration::ZERO).await.unwrap()[..] {
+            order.push(id);
+        }
+        assert_eq!(order.len(), 1005);
+        orders.push(order);
+    }
+    assert!(orders.iter().all(|order| *order == orders[0]));
 }

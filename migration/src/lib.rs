@@ -10,6 +10,7 @@ mod m20261124_000001_accounts;
 mod m20261124_000002_catalogue;
 mod m20261124_000003_tasks;
 mod m20261124_000004_containers;
+mod m20261124_000005_engine;
 
 #[derive(Debug)]
 pub struct Migrator;
@@ -22,6 +23,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000002_catalogue::Migration),
             Box::new(m20261124_000003_tasks::Migration),
             Box::new(m20261124_000004_containers::Migration),
+            Box::new(m20261124_000005_engine::Migration),
         ]
     }
 }

@@ -75,7 +75,7 @@ async fn database(settings: &Settings) -> Finding {
     let mend =
         "check that it runs and that DATABASE_URL or POSTGRES_* name it, its user and password";
     let db = match connection::open(settings).await {
-        Ok(db) => db,
+        Ok(connections) => connections.people,
         Err(error) => {
             return Finding::Wrong {
                 problem: error.to_string(),

@@ -23,7 +23,8 @@ pub enum Action {
 }
 
 pub async fn run(settings: &Settings, action: Action) -> Result<ExitCode, StartError> {
-    let db = connection::open(settings).await?;
+    let connections = connection::open(settings).await?;
+    let db = connections.people.clone();
     match action {
         Action::Up => connection::migrate(&db)
             .await

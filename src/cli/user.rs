@@ -39,11 +39,16 @@ pub enum Action {
 }
 
 pub async fn run(settings: &Settings, action: Action) -> Result<ExitCode, StartError> {
-    let db = connection::open(settings).await?;
+    let connections = connection::open(settings).await?;
+    let db = connections.people.clone();
     connection::migrate(&db)
         .await
         .map_err(StartError::Migration)?;
-    let (store, _posted) = Store::new(db, Arc::new(SystemClock), Arc::new(Entropy::from_os()));
+    let (store, _posted) = Store::new(
+        connections,
+        Arc::new(SystemClock),
+        Arc::new(Entropy::from_os()),
+    );
     perform(&store, action).await.map_err(StartError::Account)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -114,6 +114,41 @@ pub const KEYS: &[(&str, &str, &str)] = &[
         "how long a stopping worker lets its tasks finish",
     ),
     (
+        "TASKS_PER_OWNER",
+        "1 to 100000000 [10000]",
+        "most unfinished tasks of one owner",
+    ),
+    (
+        "TASKS_TOTAL",
+        "1 to 1000000000 [2000000]",
+        "most unfinished tasks of all",
+    ),
+    (
+        "ENGINE_RATE",
+        "0 to 10000 [0]",
+        "operations one engine is asked for per second, by all workers; 0 is no limit",
+    ),
+    (
+        "TASK_DAYS",
+        "1 to 36500 [30]",
+        "how long ended tasks stay before they are archived",
+    ),
+    (
+        "DEAD_LETTER_DAYS",
+        "1 to 36500 [90]",
+        "how long failed tasks stay before they are archived",
+    ),
+    (
+        "ARCHIVE_DAYS",
+        "1 to 36500 [365]",
+        "how long archived tasks are kept",
+    ),
+    (
+        "METRICS_PORT",
+        "0 to 65535 [0]",
+        "port on which a worker alone serves /metrics and /healthz; 0 is none",
+    ),
+    (
         "REQUEST_SECONDS",
         "1 to 3600 [30]",
         "longest time of one request",

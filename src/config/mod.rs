@@ -82,6 +82,15 @@ pub struct Settings {
     pub worker_concurrency: usize,
     pub lease: Duration,
     pub drain: Duration,
+    pub tasks_per_owner: u64,
+    pub tasks_total: u64,
+    /// Operations an engine is asked for per second; 0 is no limit.
+    pub engine_rate: u32,
+    pub ended_retention: Duration,
+    pub dead_letter_retention: Duration,
+    pub archive_retention: Duration,
+    /// Where a worker alone serves its meters; 0 is nowhere.
+    pub metrics_port: u16,
     pub request: Duration,
     pub log: String,
     pub log_format: LogFormat,
@@ -130,6 +139,13 @@ impl Settings {
             worker_concurrency: sources.number("WORKER_CONCURRENCY", &16, 1..=1000)?,
             lease: Duration::from_secs(sources.number("LEASE_SECONDS", &30, 1..=3600)?),
             drain: Duration::from_secs(sources.number("DRAIN_SECONDS", &20, 0..=3600)?),
+            tasks_per_owner: sources.number("TASKS_PER_OWNER", &10_000, 1..=100_000_000)?,
+            tasks_total: sources.number("TASKS_TOTAL", &2_000_000, 1..=1_000_000_000)?,
+            engine_rate: sources.number("ENGINE_RATE", &0, 0..=10_000)?,
+            ended_retention: days(sources, "TASK_DAYS", 30)?,
+            dead_letter_retention: days(sources, "DEAD_LETTER_DAYS", 90)?,
+            archive_retention: days(sources, "ARCHIVE_DAYS", 365)?,
+            metrics_port: sources.parse("METRICS_PORT", "0")?,
             request: Duration::from_secs(sources.number("REQUEST_SECONDS", &30, 1..=3600)?),
             log: sources
                 .text("LOG")
@@ -144,6 +160,11 @@ impl Settings {
         }
         Ok(settings)
     }
+}
+
+fn days(sources: &Sources, key: &'static str, default: u64) -> Result<Duration, ConfigError> {
+    let days = sources.number(key, &default, 1..=36_500)?;
+    Ok(Duration::from_secs(days * 86_400))
 }
 
 fn database(sources: &Sources, data_dir: &std::path::Path) -> Result<Database, ConfigError> {

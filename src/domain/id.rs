@@ -100,7 +100,9 @@ identified!(
     App = "app",
     Region = "region",
     Container = "container",
-    Task = "task"
+    Task = "task",
+    Schedule = "schedule",
+    Worker = "worker"
 );
 
 #[cfg(test)]

@@ -7,8 +7,10 @@ pub trait Machine: Copy + Eq + Debug + 'static {
     type Event: Copy + Eq + Debug + 'static;
     /// Every permitted step as (from, event, to); no pair of from and event stands in it twice.
     const TABLE: &'static [(Self, Self::Event, Self)];
-    /// The states nothing leads out of.
+    /// The states nothing leads out of by itself.
     const TERMINAL: &'static [Self];
+    /// The steps out of an ended state that somebody may ask for.
+    const REVIVALS: &'static [(Self, Self::Event, Self)] = &[];
 
     /// The state after `event`.
     ///
@@ -17,6 +19,7 @@ pub trait Machine: Copy + Eq + Debug + 'static {
     fn after(self, event: Self::Event) -> Result<Self, IllegalTransition> {
         Self::TABLE
             .iter()
+            .chain(Self::REVIVALS)
             .find(|(from, on, _)| *from == self && *on == event)
             .map(|(.., to)| *to)
             .ok_or_else(|| IllegalTransition {
@@ -82,6 +85,9 @@ pub mod laws {
                 !from.is_terminal(),
                 "{from:?} is terminal and has a way out"
             );
+        }
+        for (from, event, to) in M::REVIVALS {
+            assert!(from.is_terminal() && !to.is_terminal(), "{event:?} revives");
         }
         let mut reached = vec![start];
         let mut next = 0;

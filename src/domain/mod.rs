@@ -1,6 +1,7 @@
 //! The pure core: ids, states with their tables of transitions, validated values and the access policy.
 //! Nothing here does I/O; the only traits are the sources of time and chance.
 
+pub mod cadence;
 pub mod change;
 pub mod clock;
 pub mod container;

@@ -68,6 +68,10 @@ pub enum Resource {
     Task,
     User,
     Session,
+    /// The queue as a whole: its depths, rates, kinds.
+    Queue,
+    Worker,
+    Schedule,
 }
 
 /// The rows a viewer reaches.
@@ -94,6 +98,10 @@ pub fn scope(viewer: Viewer, action: Action, resource: Resource) -> Scope {
         (
             Viewer::Anonymous,
             Resource::Container | Resource::Task | Resource::User | Resource::Session,
+        )
+        | (
+            Viewer::User { .. } | Viewer::Anonymous,
+            Resource::Queue | Resource::Worker | Resource::Schedule,
         ) => Scope::Nothing,
     }
 }

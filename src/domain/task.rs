@@ -31,6 +31,8 @@ pub enum TaskEvent {
     Succeed,
     Fail,
     Cancel,
+    /// Somebody wants it tried again.
+    Revive,
 }
 
 named!(TaskState {
@@ -56,8 +58,14 @@ impl Machine for TaskState {
             (S::Running, E::Fail, S::Failed),
             (S::Running, E::Cancel, S::Cancelled),
             (S::Waiting, E::Wake, S::Queued),
+            // Nobody knows the kind, so there is nobody to run it and nothing to undo.
+            (S::Queued, E::Cancel, S::Cancelled),
         ]
     };
+    const REVIVALS: &'static [(Self, TaskEvent, Self)] = &[
+        (Self::Failed, TaskEvent::Revive, Self::Queued),
+        (Self::Cancelled, TaskEvent::Revive, Self::Queued),
+    ];
 }
 
 /// Which tasks go first; the smaller number wins.

@@ -3,23 +3,36 @@
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
-use super::{EventBus, Heard, LISTENER_CAPACITY, Listener};
+use super::{EventBus, Heard, LISTENER_CAPACITY, Listener, Topic};
 use crate::{domain::Change, error::TransportError};
 
 /// Tells the listeners of this process.
 #[derive(Clone, Debug)]
-pub struct MemoryBus(broadcast::Sender<Heard>);
+pub struct MemoryBus {
+    changes: broadcast::Sender<Heard>,
+    control: broadcast::Sender<Heard>,
+}
 
 impl Default for MemoryBus {
     fn default() -> Self {
-        Self(broadcast::Sender::new(LISTENER_CAPACITY))
+        Self {
+            changes: broadcast::Sender::new(LISTENER_CAPACITY),
+            control: broadcast::Sender::new(LISTENER_CAPACITY),
+        }
     }
 }
 
 impl MemoryBus {
-    pub(super) fn tell(&self, heard: Heard) {
+    pub(super) fn tell(&self, topic: Topic, heard: Heard) {
         // Nobody listening is no fault.
-        let _ = self.0.send(heard);
+        let _ = self.channel(topic).send(heard);
+    }
+
+    const fn channel(&self, topic: Topic) -> &broadcast::Sender<Heard> {
+        match topic {
+            Topic::Changes => &self.changes,
+            Topic::Control => &self.control,
+        }
     }
 }
 
@@ -27,13 +40,15 @@ impl MemoryBus {
 impl EventBus for MemoryBus {
     async fn publish(&self, changes: &[Change]) -> Result<(), TransportError> {
         for change in changes {
-            self.tell(Heard::Change(change.clone()));
+            for topic in Topic::of(change) {
+                self.tell(*topic, Heard::Change(change.clone()));
+            }
         }
         Ok(())
     }
 
-    fn listen(&self) -> Listener {
-        Listener(self.0.subscribe())
+    fn listen(&self, topic: Topic) -> Listener {
+        Listener(self.channel(topic).subscribe())
     }
 
     async fn ping(&self) -> Result<(), TransportError> {

@@ -10,10 +10,34 @@ pub use redis::RedisBus;
 use tokio::sync::broadcast;
 pub use watch::{Seen, watch};
 
-use crate::{domain::Change, error::TransportError};
+use crate::{
+    domain::{Change, ChangeKind},
+    error::TransportError,
+};
 
 /// How many changes a slow listener may be behind before it has to read its row again.
 const LISTENER_CAPACITY: usize = 1024;
+
+/// What a listener wants to hear.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Topic {
+    /// Changed rows, for whoever watches.
+    Changes,
+    /// Requests to running tasks, for workers.
+    Control,
+}
+
+impl Topic {
+    const ALL: [Self; 2] = [Self::Changes, Self::Control];
+
+    /// Where a change is told.
+    const fn of(change: &Change) -> &'static [Self] {
+        match change.kind {
+            ChangeKind::Updated => &[Self::Changes],
+            ChangeKind::CancelRequested => &Self::ALL,
+        }
+    }
+}
 
 /// Carries changes from whoever committed them to whoever watches, in this process and others.
 #[async_trait]
@@ -21,8 +45,8 @@ pub trait EventBus: Send + Sync {
     /// Tells every listener; a change may arrive more than once or, with a [`Heard::Gap`], not at all.
     async fn publish(&self, changes: &[Change]) -> Result<(), TransportError>;
 
-    /// Hears everything from now on.
-    fn listen(&self) -> Listener;
+    /// Hears everything of a topic from now on.
+    fn listen(&self, topic: Topic) -> Listener;
 
     /// Whether changes get through now.
     async fn ping(&self) -> Result<(), TransportError>;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt as _, stream};
 use uuid::Uuid;
 
-use super::{EventBus, Heard, Listener};
+use super::{EventBus, Heard, Listener, Topic};
 use crate::{domain::Table, error::AppError};
 
 /// What a read of the watched row gave.
@@ -46,7 +46,7 @@ where
     F: Future<Output = Result<Seen<T>, AppError>> + Send,
     T: Send,
 {
-    let listener = bus.listen();
+    let listener = bus.listen(Topic::Changes);
     let first = read().await?;
     let watch = Watch {
         listener,

@@ -11,7 +11,7 @@ use crate::{
     error::StoreError,
     store::{
         task_logs::Level,
-        tasks::{Model, Outcome},
+        tasks::{Claimed, Outcome},
     },
 };
 
@@ -25,19 +25,8 @@ impl Worker {
     pub(super) async fn outcome(&self, run: &Run) -> Option<Outcome> {
         let task = &run.task;
         let Some(kind) = self.registry.get(&task.kind) else {
-            // Another version's task: it waits for a worker that knows it, until its deadline.
-            let until = run.now() + Duration::from_secs(5);
-            return Some(if task.deadline_at <= until {
-                Outcome::Failed {
-                    code: "UNKNOWN_KIND",
-                    message: format!("no worker knows the kind {}", task.kind),
-                }
-            } else {
-                Outcome::Park {
-                    until,
-                    wake_on: None,
-                }
-            });
+            // A claim asks for known kinds only.
+            return Some(Outcome::HandBack);
         };
         if let Some(why) = must_give_up(task, run.now()) {
             return self.give_up(run, &*kind, why).await;
@@ -92,19 +81,40 @@ impl Worker {
         Some(self.retry(task, code, message))
     }
 
-    fn retry(&self, task: &Model, code: &'static str, message: String) -> Outcome {
+    fn retry(&self, task: &Claimed, code: &'static str, message: String) -> Outcome {
         let failures = u32::try_from(task.failures + 1).unwrap_or(1);
-        let at = self.store.now() + self.store.entropy.jitter(backoff_ceiling(failures));
-        Outcome::Retry { at, code, message }
+        let at = self.clock.now() + self.entropy.jitter(backoff_ceiling(failures));
+        Outcome::Retry {
+            at,
+            failures: 1,
+            code,
+            message,
+        }
+    }
+
+    /// The next attempt goes on cleaning up: a task that is being undone is not done again.
+    fn retry_cleanup(&self, task: &Claimed, why: &GiveUp, problem: &str) -> Outcome {
+        let (code, message) = match why {
+            GiveUp::Cancelled => ("CANCELLED", "it was cancelled"),
+            GiveUp::Failed { code, message } => (*code, message.as_str()),
+        };
+        let message = format!("{message}; cleaning up: {problem}");
+        match self.retry(task, code, message) {
+            Outcome::Retry {
+                at, code, message, ..
+            } => Outcome::Retry {
+                at,
+                failures: (task.max_attempts - task.failures).max(1),
+                code,
+                message,
+            },
+            other => other,
+        }
     }
 
     async fn give_up(&self, run: &Run, kind: &dyn AnyKind, why: GiveUp) -> Option<Outcome> {
         // The cleaning up has its own time; a cancellation that led here does not stop it as well.
-        let cleanup = Run {
-            task: run.task.clone(),
-            store: run.store.clone(),
-            stop: Stop::default(),
-        };
+        let cleanup = self.run_of(run.task.clone(), Stop::default());
         let cleaned = bounded(&cleanup, kind.timeout(), kind.give_up(&cleanup, &why)).await;
         let problem = match cleaned {
             Ok(Ok(())) => None,
@@ -117,7 +127,7 @@ impl Worker {
                 .log(Level::Error, &format!("cleaning up: {problem}"))
                 .await;
             if run.task.failures < run.task.max_attempts + CLEANUPS {
-                return Some(self.retry(&run.task, "CLEANUP", problem));
+                return Some(self.retry_cleanup(&run.task, &why, &problem));
             }
         }
         Some(match why {
@@ -128,7 +138,7 @@ impl Worker {
 }
 
 /// Whether a task that was just claimed is past running.
-fn must_give_up(task: &Model, now: DateTime<Utc>) -> Option<GiveUp> {
+fn must_give_up(task: &Claimed, now: DateTime<Utc>) -> Option<GiveUp> {
     if task.cancel_requested_at.is_some() {
         return Some(GiveUp::Cancelled);
     }
@@ -163,14 +173,16 @@ async fn bounded<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, TaskError>>,
 ) -> Result<Result<T, TaskError>, Panicked> {
-    let clock = &run.store.clock;
+    let clock = &run.clock;
     let mut work = std::pin::pin!(AssertUnwindSafe(work).catch_unwind());
     tokio::select! {
+        biased;
         done = &mut work => return done.map_err(|_| Panicked),
         () = clock.sleep(limit) => run.stop.request(StopReason::TimedOut),
         () = run.stop.token().cancelled() => {}
     }
     tokio::select! {
+        biased;
         done = work => done.map_err(|_| Panicked),
         () = clock.sleep(GRACE) => Ok(Err(TaskError::Stopped)),
     }

@@ -6,12 +6,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::TaskQueue;
+use super::{TaskQueue, TaskStore};
 use crate::{
-    domain::{Change, Id, task::Priority},
+    domain::Change,
     error::{StoreError, TransportError},
     live::EventBus,
-    store::{Message, Posted, Store, outbox},
+    store::{Posted, tasks::Hint},
+    telemetry::Meters,
 };
 
 /// How many commits' messages go out together.
@@ -20,9 +21,10 @@ const BATCH: usize = 256;
 /// The relay from the outbox to the transports.
 #[derive(Clone)]
 pub struct Dispatcher {
-    pub store: Store,
+    pub truth: Arc<dyn TaskStore>,
     pub queue: Arc<dyn TaskQueue>,
     pub bus: Arc<dyn EventBus>,
+    pub meters: Arc<Meters>,
 }
 
 /// A message that could not be sent stays in the outbox and is tried again by the sweeper.
@@ -36,45 +38,37 @@ pub enum DispatchError {
 
 impl Dispatcher {
     /// Sends until `stop`, and then what is still waiting.
-    pub async fn run(self, mut posted: mpsc::Receiver<Vec<Posted>>, stop: CancellationToken) {
-        let mut batches = Vec::with_capacity(BATCH);
+    pub async fn run(self, mut posted: mpsc::Receiver<Posted>, stop: CancellationToken) {
+        let mut batch = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
                 biased;
-                count = posted.recv_many(&mut batches, BATCH) => if count == 0 { return },
+                count = posted.recv_many(&mut batch, BATCH) => if count == 0 { return },
                 // Only when nothing waits.
                 () = stop.cancelled() => return,
             }
-            let messages: Vec<Posted> = batches.drain(..).flatten().collect();
-            if let Err(error) = self.send(messages).await {
+            if let Err(error) = self.send(batch.drain(..)).await {
+                self.meters.transport_errors.inc();
                 tracing::warn!(%error, "messages stay in the outbox for now");
             }
         }
     }
 
     /// Sends `messages` and forgets them. One sent twice does no harm.
-    pub async fn send(&self, messages: Vec<Posted>) -> Result<(), DispatchError> {
-        let mut hints: Vec<(Id<_>, Priority)> = Vec::new();
+    pub async fn send(
+        &self,
+        messages: impl IntoIterator<Item = Posted>,
+    ) -> Result<(), DispatchError> {
+        let mut hints: Vec<Hint> = Vec::new();
         let mut changes: Vec<Change> = Vec::new();
-        let mut ids: Vec<Uuid> = Vec::with_capacity(messages.len());
-        for Posted { id, message } in messages {
-            ids.push(id);
-            match message {
-                Message::Dispatch { task, rank } => {
-                    hints.push((Id::new(task), Priority::from_rank(rank)));
-                }
-                Message::Change(change) => changes.push(change),
-            }
+        let mut ids: Vec<Uuid> = Vec::new();
+        for posted in messages {
+            ids.extend(posted.id);
+            hints.extend(posted.hints);
+            changes.extend(posted.changes);
         }
         // Neither waits for the other's success: a failure of one leaves all of them to be sent again.
-        let (told, announced) = tokio::join!(
-            async {
-                if changes.is_empty() {
-                    Ok(())
-                } else {
-                    self.bus.publish(&changes).await
-                }
-            },
+        let (announced, told) = tokio::join!(
             async {
                 if hints.is_empty() {
                     Ok(())
@@ -82,8 +76,19 @@ impl Dispatcher {
                     self.queue.announce(&hints).await
                 }
             },
+            async {
+                if changes.is_empty() {
+                    Ok(())
+                } else {
+                    self.bus.publish(&changes).await
+                }
+            },
         );
-        told.and(announced)?;
-        Ok(outbox::forget(&self.store, ids).await?)
+        // A hint that is lost is given again by the sweeper; only changes have to stay in the outbox.
+        told?;
+        if !ids.is_empty() {
+            self.truth.forget(ids).await?;
+        }
+        Ok(announced?)
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::Run;
 use crate::{
     error::StoreError,
-    store::tasks::{Model, TaskInput},
+    store::tasks::{Claimed, KnownKind, Step, TaskInput},
 };
 
 /// A kind of task: what to do, and how to clean up when it will not be done.
@@ -21,10 +21,21 @@ pub trait TaskKind: Send + Sync + 'static {
     /// Longest time of one attempt.
     const TIMEOUT: Duration = Duration::from_secs(300);
 
-    /// Does the work. It may run again from the start after any crash, so every step has to find its own work done.
+    /// Does the work. It may run again from the start after any crash, so every step has to find its own work done;
+    /// [`Run::step`] records what has been finished.
     async fn run(&self, input: Self::Input, run: &Run) -> Result<Self::Output, TaskError>;
 
-    /// Undoes what the attempts have done, because the task ends without success. Runs again until it succeeds.
+    /// Undoes one recorded step, because the task ends without success: the last step first, each until it succeeds.
+    async fn compensate(
+        &self,
+        _step: &Step,
+        _input: &Self::Input,
+        _run: &Run,
+    ) -> Result<(), TaskError> {
+        Ok(())
+    }
+
+    /// Undoes the rest, when every recorded step has been undone. Runs again until it succeeds.
     async fn give_up(
         &self,
         _input: Self::Input,
@@ -74,17 +85,15 @@ impl From<sea_orm::DbErr> for TaskError {
 #[async_trait]
 pub(super) trait AnyKind: Send + Sync {
     fn timeout(&self) -> Duration;
+    fn version(&self) -> i32;
     async fn run(&self, run: &Run) -> Result<JsonValue, TaskError>;
     async fn give_up(&self, run: &Run, why: &GiveUp) -> Result<(), TaskError>;
 }
 
-fn input<I: TaskInput>(task: &Model) -> Result<I, TaskError> {
-    serde_json::from_value(task.input.clone()).map_err(|error| TaskError::Permanent {
+fn input<I: TaskInput>(task: &Claimed) -> Result<I, TaskError> {
+    I::decode(task.input_version, task.input.clone()).map_err(|problem| TaskError::Permanent {
         code: "BAD_INPUT",
-        message: format!(
-            "input version {} cannot be read: {error}",
-            task.input_version
-        ),
+        message: format!("its input cannot be read: {problem}"),
     })
 }
 
@@ -92,6 +101,10 @@ fn input<I: TaskInput>(task: &Model) -> Result<I, TaskError> {
 impl<K: TaskKind> AnyKind for K {
     fn timeout(&self) -> Duration {
         K::TIMEOUT
+    }
+
+    fn version(&self) -> i32 {
+        K::Input::VERSION
     }
 
     async fn run(&self, run: &Run) -> Result<JsonValue, TaskError> {
@@ -103,7 +116,16 @@ impl<K: TaskKind> AnyKind for K {
     }
 
     async fn give_up(&self, run: &Run, why: &GiveUp) -> Result<(), TaskError> {
-        TaskKind::give_up(self, input(&run.task)?, run, why).await
+        // What cannot be read has never run, so there is nothing to undo.
+        let Ok(input) = input::<K::Input>(&run.task) else {
+            return Ok(());
+        };
+        let steps = run.steps().await?;
+        for step in steps.iter().rev().filter(|s| s.compensated_at.is_none()) {
+            self.compensate(step, &input, run).await?;
+            run.mark_compensated(&step.name).await?;
+        }
+        TaskKind::give_up(self, input, run, why).await
     }
 }
 
@@ -117,6 +139,15 @@ impl Registry {
     pub fn with<K: TaskKind>(mut self, kind: K) -> Self {
         self.0.insert(K::Input::KIND, Arc::new(kind));
         self
+    }
+
+    /// The names, each with the newest input version it reads.
+    pub fn known(&self) -> Vec<KnownKind> {
+        let known = self.0.iter().map(|(name, kind)| KnownKind {
+            kind: (*name).to_owned(),
+            version: kind.version(),
+        });
+        known.collect()
     }
 
     pub(super) fn get(&self, name: &str) -> Option<Arc<dyn AnyKind>> {

@@ -1,38 +1,37 @@
 //! The queue inside one process.
 
-use std::{collections::VecDeque, sync::Mutex, time::Duration};
+use std::{sync::Mutex, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::TaskQueue;
+use super::{FairQueue, TaskQueue};
 use crate::{
-    domain::{Id, id::Task, task::Priority},
+    domain::{Id, id::Task},
     error::TransportError,
+    store::tasks::Hint,
 };
 
 /// How many hints are kept; those that come to a full queue are left to the sweeper.
 const CAPACITY: usize = 100_000;
 
-/// One list a priority.
 #[derive(Debug, Default)]
 pub struct MemoryQueue {
-    lists: Mutex<[VecDeque<Id<Task>>; Priority::ALL.len()]>,
+    hints: Mutex<FairQueue>,
     arrived: Notify,
 }
 
 impl MemoryQueue {
-    fn take(&self, max: usize) -> Vec<Id<Task>> {
-        let mut lists = self
-            .lists
+    fn hints(&self) -> std::sync::MutexGuard<'_, FairQueue> {
+        self.hints
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut taken = Vec::new();
-        for list in lists.iter_mut() {
-            let count = list.len().min(max - taken.len());
-            taken.extend(list.drain(..count));
-        }
-        if lists.iter().any(|list| !list.is_empty()) {
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn take(&self, max: usize) -> Vec<Id<Task>> {
+        let mut hints = self.hints();
+        let taken = std::iter::from_fn(|| hints.pop()).take(max).collect();
+        if !hints.is_empty() {
             self.arrived.notify_one();
         }
         taken
@@ -41,29 +40,20 @@ impl MemoryQueue {
 
 #[async_trait]
 impl TaskQueue for MemoryQueue {
-    async fn announce(&self, tasks: &[(Id<Task>, Priority)]) -> Result<(), TransportError> {
-        let mut lists = self
-            .lists
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut room = CAPACITY.saturating_sub(lists.iter().map(VecDeque::len).sum());
-        for (task, priority) in tasks {
-            if room == 0 {
-                break;
+    async fn announce(&self, hints: &[Hint]) -> Result<(), TransportError> {
+        let mut queue = self.hints();
+        for hint in hints {
+            if queue.len() < CAPACITY {
+                queue.push(*hint);
             }
-            lists[*priority as usize].push_back(*task);
-            room -= 1;
         }
+        drop(queue);
         self.arrived.notify_one();
         Ok(())
     }
 
     async fn backlog(&self) -> Result<usize, TransportError> {
-        let lists = self
-            .lists
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        Ok(lists.iter().map(VecDeque::len).sum())
+        Ok(self.hints().len())
     }
 
     async fn next(&self, max: usize, wait: Duration) -> Result<Vec<Id<Task>>, TransportError> {

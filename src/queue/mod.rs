@@ -1,41 +1,51 @@
 //! The task engine. The database says what is to be done; a [`TaskQueue`] only says "look now".
 //!
-//! [`Dispatcher`] announces what a commit left behind, [`Worker`] claims and runs, [`sweep`] finds what was lost.
-//! What a task does is not here: kinds live in `tasks/` and come in by the [`Registry`].
+//! [`Dispatcher`] announces what a commit left behind, [`Worker`] claims and runs, [`Sweeper`] finds what was lost.
+//! What a task does is not here: kinds live in `tasks/` and come in by the [`Registry`]. Everything outside comes in
+//! by a seam (the truth, the queue, the bus, the clock, chance), so that a simulation can drive the engine.
 
 mod attempt;
 pub mod dispatch;
+mod fair;
 mod kind;
 mod memory;
 mod redis;
 mod run;
-pub mod sweep;
+mod sweep;
+mod truth;
+mod upkeep;
 mod worker;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 pub use dispatch::Dispatcher;
+pub use fair::FairQueue;
 pub use kind::{GiveUp, Registry, TaskError, TaskKind};
 pub use memory::MemoryQueue;
 pub use redis::RedisQueue;
 pub use run::{Run, Stop, StopReason};
-pub use worker::{Worker, WorkerSettings};
+pub use sweep::Sweeper;
+pub use truth::TaskStore;
+pub use upkeep::{Retention, Upkeep};
+pub use worker::{Outlook, Worker, WorkerSettings};
 
 use crate::{
-    domain::{Id, id, task::Priority},
+    domain::{Id, id},
     error::TransportError,
+    store::tasks::Hint,
 };
 
 /// The hint: which tasks may be worth a look. It may lose, repeat and reorder; the store sorts it out.
 #[async_trait]
 pub trait TaskQueue: Send + Sync {
-    /// Tells the workers of tasks that can run.
-    async fn announce(&self, tasks: &[(Id<id::Task>, Priority)]) -> Result<(), TransportError>;
+    /// Tells the workers of tasks that can run. What waits already is not told twice.
+    async fn announce(&self, hints: &[Hint]) -> Result<(), TransportError>;
 
     /// How many hints wait to be taken.
     async fn backlog(&self) -> Result<usize, TransportError>;
 
-    /// Up to `max` ids, the most urgent first; waits at most `wait` for the first.
+    /// Up to `max` tasks: the most urgent first, and among those every share in its turn; waits at most `wait` for
+    /// the first.
     async fn next(&self, max: usize, wait: Duration) -> Result<Vec<Id<id::Task>>, TransportError>;
 }

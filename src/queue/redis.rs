@@ -1,4 +1,5 @@
-//! The queue between processes: one Redis list a priority. Works with Redis 6.2 and later.
+//! The queue between processes: one sorted set a priority, in the order of [`super::fair`]. Redis 6.2 and later,
+//! alone, behind Sentinel or as a cluster.
 
 use std::time::Duration;
 
@@ -6,7 +7,8 @@ use async_trait::async_trait;
 use fred::{
     clients::{Client, Pool},
     error::ErrorKind,
-    interfaces::ListInterface as _,
+    interfaces::SortedSetsInterface as _,
+    types::scripts::Script,
 };
 use futures_util::future;
 
@@ -15,60 +17,122 @@ use crate::{
     config::Secret,
     domain::{Id, id::Task, task::Priority},
     error::TransportError,
+    store::tasks::Hint,
 };
 
-/// Pushes by pipeline, takes by a blocking pop and what else is there.
+/// Hints of one script call: short enough not to hold up the server.
+const CHUNK: usize = 500;
+
+/// `KEYS`: the set and the ends of one priority. `ARGV`: share and task by turns.
+///
+/// Nobody waiting means that nobody has a claim from before, so the ends start anew.
+const ANNOUNCE: &str = "
+local head = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+local now = 0
+if head[2] then now = tonumber(head[2]) else redis.call('DEL', KEYS[2]) end
+local ends, seen = {}, {}
+for i = 1, #ARGV, 2 do
+  local share = ARGV[i]
+  local last = ends[share]
+  if not last then
+    last = tonumber(redis.call('HGET', KEYS[2], share) or 0)
+    seen[#seen + 1] = share
+  end
+  local start = math.max(now, last)
+  if redis.call('ZADD', KEYS[1], 'NX', start, ARGV[i + 1]) == 1 then last = start + 1 end
+  ends[share] = last
+end
+for _, share in ipairs(seen) do redis.call('HSET', KEYS[2], share, ends[share]) end
+return 0";
+
+/// `KEYS`: the sets, the most urgent first. `ARGV`: how many to take.
+const TAKE: &str = "
+local taken = {}
+for _, key in ipairs(KEYS) do
+  local room = tonumber(ARGV[1]) - #taken
+  if room <= 0 then break end
+  local popped = redis.call('ZPOPMIN', key, room)
+  for i = 1, #popped, 2 do taken[#taken + 1] = popped[i] end
+end
+return taken";
+
+/// Announces by script, takes what is there, and waits by a blocking pop when nothing is.
 pub struct RedisQueue {
     commands: Pool,
     blocking: Client,
-    lists: [String; Priority::ALL.len()],
+    sets: [String; Priority::ALL.len()],
+    ends: [String; Priority::ALL.len()],
+    announce: Script,
+    take: Script,
 }
 
 impl RedisQueue {
     pub async fn new(url: &Secret, prefix: &str, commands: Pool) -> Result<Self, TransportError> {
-        let list = |priority: Priority| format!("{prefix}:tasks:{}", priority.rank());
+        // The braces keep all keys in one slot of a cluster.
+        let key = |what: &str, p: Priority| format!("{{{prefix}}}:{what}:{}", p.rank());
         Ok(Self {
             commands,
             blocking: crate::redis::blocking(url).await?,
-            lists: Priority::ALL.map(list),
+            sets: Priority::ALL.map(|p| key("hints", p)),
+            ends: Priority::ALL.map(|p| key("ends", p)),
+            announce: Script::from_lua(ANNOUNCE),
+            take: Script::from_lua(TAKE),
         })
+    }
+
+    async fn take(&self, max: usize) -> Result<Vec<Id<Task>>, TransportError> {
+        let client = crate::redis::now_or_never(self.commands.next());
+        let max = i64::try_from(max).unwrap_or(i64::MAX);
+        let taken: Vec<String> = self
+            .take
+            .evalsha_with_reload(&client, self.sets.to_vec(), vec![max])
+            .await?;
+        // What is not an id of ours is not worth a look.
+        Ok(taken.iter().filter_map(|id| Id::parse(id)).collect())
     }
 }
 
 #[async_trait]
 impl TaskQueue for RedisQueue {
-    async fn announce(&self, tasks: &[(Id<Task>, Priority)]) -> Result<(), TransportError> {
+    async fn announce(&self, hints: &[Hint]) -> Result<(), TransportError> {
         let client = crate::redis::now_or_never(self.commands.next());
-        let pushes = self
-            .lists
-            .iter()
-            .zip(Priority::ALL)
-            .filter_map(|(list, priority)| {
-                let ids: Vec<String> = tasks
+        let mut calls = Vec::new();
+        for (place, priority) in Priority::ALL.into_iter().enumerate() {
+            let lane: Vec<&Hint> = hints.iter().filter(|h| h.priority == priority).collect();
+            for chunk in lane.chunks(CHUNK) {
+                let keys = vec![self.sets[place].clone(), self.ends[place].clone()];
+                let arguments: Vec<String> = chunk
                     .iter()
-                    .filter(|(_, p)| *p == priority)
-                    .map(|(id, _)| id.to_string())
+                    .flat_map(|hint| [hint.share.simple().to_string(), hint.task.to_string()])
                     .collect();
                 // Sent together, without waiting for each other's answers.
-                (!ids.is_empty()).then(|| client.rpush::<i64, _, _>(list.as_str(), ids))
-            });
-        future::try_join_all(pushes).await?;
+                calls.push(
+                    self.announce
+                        .evalsha_with_reload::<i64, _, _>(&client, keys, arguments),
+                );
+            }
+        }
+        future::try_join_all(calls).await?;
         Ok(())
     }
 
     async fn backlog(&self) -> Result<usize, TransportError> {
         let client = crate::redis::now_or_never(self.commands.next());
         let lengths = self
-            .lists
+            .sets
             .iter()
-            .map(|list| client.llen::<usize, _>(list.as_str()));
+            .map(|set| client.zcard::<usize, _>(set.as_str()));
         Ok(future::try_join_all(lengths).await?.into_iter().sum())
     }
 
     async fn next(&self, max: usize, wait: Duration) -> Result<Vec<Id<Task>>, TransportError> {
+        let mut taken = self.take(max).await?;
+        if !taken.is_empty() || wait.is_zero() {
+            return Ok(taken);
+        }
         let client = crate::redis::now_or_never(&self.blocking);
-        let pop =
-            client.blpop::<Option<(String, String)>, _>(self.lists.to_vec(), wait.as_secs_f64());
+        let pop = client
+            .bzpopmin::<Option<(String, String, f64)>, _>(self.sets.to_vec(), wait.as_secs_f64());
         // The server ends the wait; the second bound is for one that is frozen or unreachable.
         let first = match tokio::time::timeout(wait + Duration::from_secs(2), pop).await {
             Err(_) => {
@@ -79,22 +143,10 @@ impl TaskQueue for RedisQueue {
             Ok(Err(error)) if *error.kind() == ErrorKind::Timeout => None,
             Ok(popped) => popped?,
         };
-        let Some((_, first)) = first else {
+        let Some((_, first, _)) = first else {
             return Ok(Vec::new());
         };
-        let mut taken = vec![first];
-        for list in &self.lists {
-            if taken.len() < max {
-                let more: Option<Vec<String>> = self
-                    .commands
-                    .next()
-                    .lpop(list.as_str(), Some(max - taken.len()))
-                    .await
-                    .unwrap_or_default();
-                taken.extend(more.unwrap_or_default());
-            }
-        }
-        // What is not an id of ours is not worth a look.
-        Ok(taken.iter().filter_map(|id| Id::parse(id)).collect())
+        taken.extend(Id::parse(&first));
+        Ok(taken)
     }
 }

@@ -1,7 +1,7 @@
 //! A worker: takes hints, claims, runs with bounded concurrency, renews its leases, and drains when it stops.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -9,25 +9,37 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-use super::{Registry, Run, Stop, StopReason, TaskQueue};
+use super::{
+    Registry, Run, Stop, StopReason, TaskQueue, TaskStore,
+    run::{WriteError, Written},
+};
 use crate::{
-    domain::{ChangeKind, Id, Table, id::Task},
+    domain::{ChangeKind, Clock, Entropy, Id, Table, id::Task},
     error::StoreError,
-    live::{EventBus, Heard},
+    live::{EventBus, Heard, Topic},
     store::{
-        Store,
-        tasks::{self, Lease, Model, Outcome},
+        batch::{Batcher, Limits},
+        tasks::{Claimed, Claimer, Cursor, Lease, Outcome, Report},
+        workers::Beat,
     },
+    telemetry::Meters,
 };
 
 /// Longest wait for one hint.
 const HINT: Duration = Duration::from_secs(1);
-/// How often a worker looks into the database while the queue is away.
+/// How often a worker looks into the database while the queue is away, and tries again what it could not write.
 const LOOK: Duration = Duration::from_secs(1);
+/// Runs' writes of one kind that go together.
+const WRITES: Limits = Limits {
+    batch: 500,
+    lanes: 2,
+    waiting: 100_000,
+};
 
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerSettings {
@@ -36,40 +48,101 @@ pub struct WorkerSettings {
     pub drain: Duration,
 }
 
+/// What a worker sees of the outside.
+#[derive(Clone)]
+pub struct Outlook {
+    pub truth: Arc<dyn TaskStore>,
+    pub queue: Arc<dyn TaskQueue>,
+    pub bus: Arc<dyn EventBus>,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<Entropy>,
+    pub meters: Arc<Meters>,
+    /// The machine it runs on, for people.
+    pub host: String,
+}
+
 /// Runs tasks in this process.
 pub struct Worker {
     pub id: Uuid,
-    pub store: Store,
-    pub queue: Arc<dyn TaskQueue>,
-    pub bus: Arc<dyn EventBus>,
-    pub registry: Registry,
-    pub settings: WorkerSettings,
+    pub(super) truth: Arc<dyn TaskStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Arc<Entropy>,
+    pub(super) registry: Registry,
+    queue: Arc<dyn TaskQueue>,
+    bus: Arc<dyn EventBus>,
+    meters: Arc<Meters>,
+    settings: WorkerSettings,
+    claimer: Claimer,
+    host: String,
+    started_at: DateTime<Utc>,
     /// Keyed by task and attempt: an overtaken run may still be ending here while the next one begins.
-    running: Mutex<HashMap<Lease, Stop>>,
+    running: Mutex<BTreeMap<Lease, Stop>>,
     runs: TaskTracker,
+    settler: Batcher<(Lease, Outcome), Written>,
+    reporter: Batcher<Report, Written>,
     is_queue_away: AtomicBool,
+    is_draining: AtomicBool,
 }
 
 impl Worker {
-    pub fn new(
-        store: Store,
-        queue: Arc<dyn TaskQueue>,
-        bus: Arc<dyn EventBus>,
-        registry: Registry,
-        settings: WorkerSettings,
-    ) -> Self {
-        let id = store.entropy.uuid(store.now());
-        let (running, runs) = (Mutex::default(), TaskTracker::new());
-        Self {
-            id,
-            store,
+    pub fn new(outlook: Outlook, registry: Registry, settings: WorkerSettings) -> Self {
+        let Outlook {
+            truth,
             queue,
             bus,
+            clock,
+            entropy,
+            meters,
+            host,
+        } = outlook;
+        let started_at = clock.now();
+        let id = entropy.uuid(started_at);
+        let claimer = Claimer {
+            worker: id,
+            kinds: registry.known(),
+            lease: settings.lease,
+        };
+        let settler = Batcher::new(WRITES, {
+            let truth = Arc::clone(&truth);
+            move |outcomes: Vec<(Lease, Outcome)>| {
+                let truth = Arc::clone(&truth);
+                let lease = |(lease, _): &(Lease, Outcome)| *lease;
+                Box::pin(write_all(outcomes, lease, move |part| {
+                    let truth = Arc::clone(&truth);
+                    async move { truth.settle(&part).await }
+                }))
+            }
+        });
+        let reporter = Batcher::new(WRITES, {
+            let truth = Arc::clone(&truth);
+            move |reports: Vec<Report>| {
+                let truth = Arc::clone(&truth);
+                let lease = |report: &Report| report.lease;
+                Box::pin(write_all(reports, lease, move |part| {
+                    let truth = Arc::clone(&truth);
+                    async move { truth.report(&part).await }
+                }))
+            }
+        });
+        Self {
+            id,
+            truth,
+            clock,
+            entropy,
             registry,
+            queue,
+            bus,
+            meters,
             settings,
-            running,
-            runs,
+            claimer,
+            host,
+            started_at,
+            running: Mutex::default(),
+            runs: TaskTracker::new(),
+            settler,
+            reporter,
             is_queue_away: AtomicBool::new(false),
+            is_draining: AtomicBool::new(false),
         }
     }
 
@@ -79,10 +152,12 @@ impl Worker {
         let heart = tokio::spawn(Arc::clone(&self).renew_leases(beating.clone()));
         let ear = tokio::spawn(Arc::clone(&self).hear_cancellations(beating.clone()));
         Arc::clone(&self).take_tasks(stop).await;
+        self.is_draining.store(true, Ordering::Relaxed);
         self.runs.close();
         let in_time = tokio::select! {
+            biased;
             () = self.runs.wait() => true,
-            () = self.store.clock.sleep(self.settings.drain) => false,
+            () = self.clock.sleep(self.settings.drain) => false,
         };
         if !in_time {
             self.stop_all(StopReason::Draining);
@@ -90,9 +165,22 @@ impl Worker {
         }
         beating.cancel();
         let _ = tokio::join!(heart, ear);
+        if let Err(error) = self.truth.leave(self.id).await {
+            tracing::debug!(%error, "this worker is forgotten by its silence");
+        }
     }
 
-    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<Lease, Stop>> {
+    pub(super) fn run_of(&self, task: Claimed, stop: Stop) -> Run {
+        Run {
+            task,
+            stop,
+            truth: Arc::clone(&self.truth),
+            clock: Arc::clone(&self.clock),
+            reporter: self.reporter.clone(),
+        }
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<Lease, Stop>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -104,16 +192,20 @@ impl Worker {
 
     async fn take_tasks(self: Arc<Self>, stop: CancellationToken) {
         let slots = Arc::new(Semaphore::new(self.settings.concurrency));
+        let mut cursor = Cursor::default();
         while !stop.is_cancelled() {
-            match self.take_some(&slots, &stop).await {
+            match self.take_some(&slots, &mut cursor, &stop).await {
                 Ok(claimed) => {
                     for (task, slot) in claimed {
-                        self.runs.spawn(Arc::clone(&self).perform(task, slot));
+                        // Known from now on, so that a stop that comes before its first step reaches it.
+                        let stop = Stop::default();
+                        self.running().insert(task.lease(), stop.clone());
+                        self.runs.spawn(Arc::clone(&self).perform(task, stop, slot));
                     }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "no task could be claimed");
-                    self.store.clock.sleep(LOOK).await;
+                    self.clock.sleep(LOOK).await;
                 }
             }
         }
@@ -123,8 +215,9 @@ impl Worker {
     async fn take_some(
         &self,
         slots: &Arc<Semaphore>,
+        cursor: &mut Cursor,
         stop: &CancellationToken,
-    ) -> Result<Vec<(Model, OwnedSemaphorePermit)>, StoreError> {
+    ) -> Result<Vec<(Claimed, OwnedSemaphorePermit)>, StoreError> {
         let hints = async {
             // The semaphore is never closed.
             let mut free: Vec<_> = Arc::clone(slots)
@@ -143,45 +236,69 @@ impl Worker {
                     ids
                 }
                 Err(error) => {
+                    self.meters.transport_errors.inc();
                     // Told once an outage, not once a second.
                     if !self.is_queue_away.swap(true, Ordering::Relaxed) {
                         tracing::warn!(%error, "the queue is away; looking into the database until it is back");
                     }
-                    self.store.clock.sleep(LOOK).await;
-                    tasks::due(&self.store, free.len() as u64).await?
+                    self.clock.sleep(LOOK).await;
+                    self.truth
+                        .due(&self.claimer, cursor, free.len() as u64)
+                        .await?
                 }
             };
             Ok::<_, StoreError>((ids, free))
         };
         // A dropped wait loses at most hints. The claim is never dropped: it would look like a lost worker.
-        let (ids, free) = tokio::select! {
-            hints = hints => hints?,
+        let (mut ids, free) = tokio::select! {
+            biased;
             () = stop.cancelled() => return Ok(Vec::new()),
+            hints = hints => hints?,
         };
-        let claimed = tasks::claim(&self.store, &ids, self.id, self.settings.lease).await?;
+        self.leave_out_running(&mut ids);
+        let claimed = self.truth.claim(&ids, &self.claimer).await?;
         Ok(claimed.into_iter().zip(free).collect())
+    }
+
+    /// A task that runs here is not taken again: if the database has forgotten the claim, the same attempt would be
+    /// given to the same worker twice.
+    fn leave_out_running(&self, ids: &mut Vec<Id<Task>>) {
+        let running = self.running();
+        ids.retain(|id| {
+            let any = |attempt, worker| Lease {
+                task: *id,
+                attempt,
+                worker,
+            };
+            let of_task = any(i32::MIN, Uuid::nil())..=any(i32::MAX, Uuid::max());
+            running.range(of_task).next().is_none()
+        });
     }
 
     /// Renews every lease in one statement, three times a lease; whoever has lost one is told to stop.
     async fn renew_leases(self: Arc<Self>, stop: CancellationToken) {
-        let mut renewed_at = self.store.now();
+        let mut renewed_at = self.clock.now();
         loop {
+            self.beat().await;
             tokio::select! {
-                () = self.store.clock.sleep(self.settings.lease / 3) => {}
+                biased;
                 () = stop.cancelled() => return,
+                () = self.clock.sleep(self.settings.lease / 3) => {}
             }
-            let runs: Vec<Lease> = self.running().keys().copied().collect();
-            let ids: Vec<Id<Task>> = runs.iter().map(|run| run.task).collect();
-            let asked_at = self.store.now();
-            match tasks::renew(&self.store, self.id, &ids, self.settings.lease).await {
+            let leases: Vec<Lease> = self.running().keys().copied().collect();
+            let asked_at = self.clock.now();
+            match self.truth.renew(&leases, self.settings.lease).await {
                 Ok(held) => {
                     renewed_at = asked_at;
-                    for run in runs {
-                        let Some(stop) = self.running().get(&run).cloned() else {
+                    for lease in leases {
+                        let Some(stop) = self.running().get(&lease).cloned() else {
                             continue;
                         };
-                        match held.iter().find(|renewed| renewed.lease == run) {
-                            None => stop.request(StopReason::LeaseLost),
+                        match held.iter().find(|renewed| renewed.lease == lease) {
+                            None => {
+                                self.meters.leases_lost.inc();
+                                stop.request(StopReason::LeaseLost);
+                            }
                             Some(renewed) if renewed.is_cancel_requested => {
                                 stop.request(StopReason::Cancelled);
                             }
@@ -191,7 +308,7 @@ impl Worker {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the leases could not be renewed");
-                    if self.store.now() - renewed_at >= to_delta(self.settings.lease) {
+                    if self.clock.now() - renewed_at >= to_delta(self.settings.lease) {
                         self.stop_all(StopReason::LeaseLost);
                     }
                 }
@@ -199,13 +316,31 @@ impl Worker {
         }
     }
 
+    async fn beat(&self) {
+        let beat = Beat {
+            id: self.id,
+            host: self.host.clone(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION"),
+            kinds: self.claimer.kinds.clone(),
+            concurrency: self.settings.concurrency,
+            running: self.running().len(),
+            is_draining: self.is_draining.load(Ordering::Relaxed),
+            started_at: self.started_at,
+        };
+        if let Err(error) = self.truth.beat(&beat).await {
+            tracing::debug!(%error, "this worker could not show itself");
+        }
+    }
+
     /// Brings a cancellation to a running step at once; the next renewal would find it too.
     async fn hear_cancellations(self: Arc<Self>, stop: CancellationToken) {
-        let mut listener = self.bus.listen();
+        let mut listener = self.bus.listen(Topic::Control);
         loop {
             let heard = tokio::select! {
-                heard = listener.next() => heard,
+                biased;
                 () = stop.cancelled() => return,
+                heard = listener.next() => heard,
             };
             match heard {
                 None => return,
@@ -213,8 +348,8 @@ impl Worker {
                     if change.table == Table::Task
                         && change.kind == ChangeKind::CancelRequested =>
                 {
-                    for (run, stop) in self.running().iter() {
-                        if run.task.uuid() == change.id {
+                    for (lease, stop) in self.running().iter() {
+                        if lease.task.uuid() == change.id {
                             stop.request(StopReason::Cancelled);
                         }
                     }
@@ -224,17 +359,16 @@ impl Worker {
         }
     }
 
-    async fn perform(self: Arc<Self>, task: Model, slot: OwnedSemaphorePermit) {
-        let (lease, kind) = (task.lease(), task.kind.clone());
-        let stop = Stop::default();
-        self.running().insert(lease, stop.clone());
-        let run = Run {
-            task,
-            store: self.store.clone(),
-            stop,
-        };
+    async fn perform(self: Arc<Self>, task: Claimed, stop: Stop, slot: OwnedSemaphorePermit) {
+        let (lease, kind, began) = (task.lease(), task.kind.clone(), self.clock.now());
+        self.meters
+            .taken(&kind, (began - task.run_at).to_std().unwrap_or_default());
+        let run = self.run_of(task, stop);
         let outcome = self.outcome(&run).await;
         tracing::debug!(task = %lease.task, kind, attempt = lease.attempt, ?outcome, "a run has ended");
+        let word = outcome.as_ref().map_or("lost", Outcome::word);
+        let took = (self.clock.now() - began).to_std().unwrap_or_default();
+        self.meters.ended(&kind, word, took);
         if let Some(outcome) = outcome {
             self.settle(&run, outcome).await;
         }
@@ -243,25 +377,89 @@ impl Worker {
     }
 
     /// Writes the outcome; while the database is away it keeps trying, as long as the lease may hold.
-    async fn settle(&self, run: &Run, outcome: Outcome) {
+    async fn settle(&self, run: &Run, mut outcome: Outcome) {
         loop {
-            match tasks::settle(&self.store, run.lease(), outcome.clone()).await {
-                Ok(_) => return,
-                Err(error)
-                    if error.is_outage() && run.stop.reason() != Some(StopReason::LeaseLost) =>
-                {
-                    tracing::warn!(%error, task = %run.task.id(), "an outcome could not be written yet");
-                    self.store.clock.sleep(LOOK).await;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, task = %run.task.id(), attempt = run.task.attempt, "an outcome was refused");
+            match self.settler.submit((run.lease(), outcome.clone())).await {
+                Ok(Ok(())) => return,
+                Ok(Err(WriteError::LeaseLost)) => {
+                    self.meters.stale_writes.inc();
+                    tracing::warn!(task = %run.task.id(), attempt = run.task.attempt, "an outcome came too late");
                     return;
                 }
+                Ok(Err(WriteError::Refused(problem))) => {
+                    tracing::error!(problem, task = %run.task.id(), "an outcome was refused");
+                    let refused = Outcome::Failed {
+                        code: "BAD_OUTPUT",
+                        message: "the database does not take what came of it".to_owned(),
+                    };
+                    if std::mem::replace(&mut outcome, refused.clone()) == refused {
+                        return;
+                    }
+                }
+                Ok(Err(WriteError::Away(problem))) => {
+                    if run.stop.reason() == Some(StopReason::LeaseLost) {
+                        return;
+                    }
+                    tracing::warn!(problem, task = %run.task.id(), "an outcome could not be written yet");
+                    self.clock.sleep(LOOK).await;
+                }
+                Err(_) => self.clock.sleep(LOOK).await,
             }
         }
     }
 }
 
-fn to_delta(duration: Duration) -> chrono::TimeDelta {
-    chrono::TimeDelta::from_std(duration).unwrap_or(chrono::TimeDelta::MAX)
+/// Writes `items` together. What the database refuses for one of them the others do not suffer for: then each is
+/// written alone. Two of the same run take turns, since one statement changes a row once.
+async fn write_all<I: Clone, F>(
+    items: Vec<I>,
+    lease: impl Fn(&I) -> Lease,
+    write: impl Fn(Vec<I>) -> F,
+) -> Vec<Written>
+where
+    F: Future<Output = Result<Vec<Lease>, StoreError>>,
+{
+    let leases: Vec<Lease> = items.iter().map(&lease).collect();
+    let distinct: std::collections::BTreeSet<&Lease> = leases.iter().collect();
+    if distinct.len() == items.len() {
+        let together = written(&leases, write(items.clone()).await);
+        let is_refused = |result: &Written| matches!(result, Err(WriteError::Refused(_)));
+        if items.len() == 1 || !together.iter().any(is_refused) {
+            return together;
+        }
+    }
+    let mut each = Vec::with_capacity(items.len());
+    for (item, lease) in items.into_iter().zip(leases) {
+        each.extend(written(&[lease], write(vec![item]).await));
+    }
+    each
+}
+
+/// What a batch came to, for each of its leases.
+fn written(leases: &[Lease], accepted: Result<Vec<Lease>, StoreError>) -> Vec<Written> {
+    match accepted {
+        Ok(accepted) => {
+            let accepted: std::collections::BTreeSet<Lease> = accepted.into_iter().collect();
+            let each = leases.iter().map(|lease| {
+                if accepted.contains(lease) {
+                    Ok(())
+                } else {
+                    Err(WriteError::LeaseLost)
+                }
+            });
+            each.collect()
+        }
+        Err(error) => {
+            let error = if error.is_outage() {
+                WriteError::Away(error.to_string())
+            } else {
+                WriteError::Refused(error.to_string())
+            };
+            vec![Err(error); leases.len()]
+        }
+    }
+}
+
+fn to_delta(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }

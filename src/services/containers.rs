@@ -2,7 +2,7 @@
 
 use sea_orm::{ColumnTrait as _, QueryFilter as _, QuerySelect as _};
 
-use super::{REUSED, Services, idempotency_key, replayed, signed_in};
+use super::{BEING_USED, REUSED, Services, idempotency_key, replayed, signed_in};
 use crate::{
     domain::{
         Id,
@@ -54,6 +54,7 @@ impl Services {
             self.offered_app(viewer, wanted.app).await?,
             self.open_region(viewer, wanted.region).await?,
         );
+        self.admission.admit(&self.store, owner, 1).await?;
         let mut tx = self.store.begin().await?;
         if let Some(task) =
             replayed(&tx, owner, key.as_ref(), create_container::Input::KIND).await?
@@ -79,9 +80,12 @@ impl Services {
         let input = create_container::Input {
             container: container.id,
         };
-        let mut task = input.into_task(Some(owner), Some(container.id))?;
-        task.idempotency_key = key;
+        let task = input
+            .into_task(Some(owner), Some(container.id))?
+            .with_key(key);
         let task = tasks::insert(&mut tx, task).await?;
+        // Somebody else's request with the same key was first after all.
+        let task = task.is_new.then_some(task.task).ok_or(BEING_USED)?;
         tx.commit().await?;
         let secret_key = Some(self.keyring.container_key(container.id()));
         Ok(Created {
@@ -149,9 +153,11 @@ impl Services {
         let input = delete_container::Input {
             container: container.id,
         };
-        let mut task = input.into_task(container.owner_id.map(Id::new), Some(container.id))?;
-        task.idempotency_key = key;
+        let task = input
+            .into_task(container.owner_id.map(Id::new), Some(container.id))?
+            .with_key(key);
         let task = tasks::insert(&mut tx, task).await?;
+        let task = task.is_new.then_some(task.task).ok_or(BEING_USED)?;
         tx.commit().await?;
         Ok((container, task))
     }

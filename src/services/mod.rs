@@ -1,15 +1,23 @@
 //! The door for people: authorise, validate, then one transaction with the row, the task and their messages.
 
 pub mod accounts;
+pub mod admission;
 pub mod containers;
+pub mod queue;
+pub mod schedules;
 pub mod seed;
 pub mod tasks;
+
+use admission::Admission;
 
 use crate::{
     auth::Auth,
     domain::{Id, Keyring, id::User, policy::Viewer, value::IdempotencyKey},
     error::{AppError, InField as _},
-    store::{Store, Tx, tasks::Model},
+    store::{
+        Store, Tx,
+        tasks::{Enqueuer, Model},
+    },
 };
 
 /// What every service works with.
@@ -18,6 +26,21 @@ pub struct Services {
     pub store: Store,
     pub auth: Auth,
     pub keyring: Keyring,
+    pub enqueuer: Enqueuer,
+    pub admission: Admission,
+}
+
+impl Services {
+    pub fn new(store: Store, auth: Auth, keyring: Keyring, admission: Admission) -> Self {
+        let enqueuer = Enqueuer::new(store.clone());
+        Self {
+            store,
+            auth,
+            keyring,
+            enqueuer,
+            admission,
+        }
+    }
 }
 
 /// The signed-in person, or the error that asks for signing in.
@@ -49,6 +72,10 @@ async fn replayed(
         earlier => Ok(earlier),
     }
 }
+
+/// The same key at the same time.
+const BEING_USED: AppError =
+    AppError::Conflict("the same idempotency key is being used by another request, try again");
 
 const REUSED: AppError =
     AppError::Conflict("this idempotency key was used for a different request");

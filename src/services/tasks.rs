@@ -2,7 +2,7 @@
 
 use sea_orm::{ColumnTrait as _, QueryFilter as _, QuerySelect as _};
 
-use super::{REUSED, Services, idempotency_key, replayed, signed_in};
+use super::{Services, idempotency_key, signed_in};
 use crate::{
     domain::{
         Id,
@@ -17,7 +17,7 @@ use crate::{
     tasks::demo,
 };
 
-const NO_TASK: AppError = AppError::NotFound { what: "task" };
+pub(super) const NO_TASK: AppError = AppError::NotFound { what: "task" };
 
 impl Services {
     /// Enqueues a task that takes `steps` steps of `step_millis` each.
@@ -43,21 +43,10 @@ impl Services {
         let step_millis = step_millis
             .ok_or_else(|| refuse("stepMillis", "0 to 60000 milliseconds are expected"))?;
         let key = idempotency_key(key)?;
-        let mut task = demo::Input { steps, step_millis }.into_task(Some(owner), None)?;
-        task.idempotency_key = key;
-        let mut tx = self.store.begin().await?;
-        if let Some(earlier) =
-            replayed(&tx, owner, task.idempotency_key.as_ref(), task.kind).await?
-        {
-            return if earlier.input == task.input {
-                Ok(earlier)
-            } else {
-                Err(REUSED)
-            };
-        }
-        let task = tasks::insert(&mut tx, task).await?;
-        tx.commit().await?;
-        Ok(task)
+        let input = demo::Input { steps, step_millis };
+        let task = input.into_task(Some(owner), None)?.with_key(key);
+        self.admission.admit(&self.store, owner, 1).await?;
+        self.enqueue(task).await
     }
 
     /// Asks a task to stop; what it did is undone by its kind before it ends. Asking twice is asking once.

@@ -21,53 +21,112 @@ pub struct DatabaseDown {
     problem: String,
 }
 
+/// Of the connections of a process, those the task engine gets: a third, so that neither side can starve the other.
+const ENGINE_SHARE: u32 = 3;
+
+/// The open connections of a process.
+#[derive(Clone)]
+pub struct Connections {
+    /// What requests and tasks' own work use.
+    pub people: DatabaseConnection,
+    /// What the task engine's statements use; on SQLite the same.
+    pub engine: DatabaseConnection,
+}
+
 /// Connects as `settings` say.
-pub async fn open(settings: &Settings) -> Result<DatabaseConnection, DatabaseDown> {
-    let (url, target) = match &settings.database {
-        Database::Sqlite(url) => (url.clone(), url.clone()),
-        Database::Postgres(url) => (url.expose().to_owned(), url.without_password()),
-    };
+pub async fn open(settings: &Settings) -> Result<Connections, DatabaseDown> {
+    match &settings.database {
+        Database::Sqlite(url) => {
+            let db = open_sqlite(url, settings.database_connections).await?;
+            Ok(Connections {
+                people: db.clone(),
+                engine: db,
+            })
+        }
+        Database::Postgres(url) => {
+            let down = |error: DbErr| DatabaseDown {
+                target: url.without_password(),
+                problem: error.to_string(),
+            };
+            let engine_size = (settings.database_connections / ENGINE_SHARE).max(1);
+            let people_size = settings
+                .database_connections
+                .saturating_sub(engine_size)
+                .max(1);
+            let people = open_postgres(url.expose(), people_size, &[]);
+            // The tables of a queue grow from nothing to a million rows and back within minutes; a plan made for the
+            // small table and kept would read the large one from end to end.
+            let by_index = [
+                ("enable_seqscan", "off"),
+                ("enable_hashjoin", "off"),
+                ("enable_mergejoin", "off"),
+            ];
+            let engine = open_postgres(url.expose(), engine_size, &by_index);
+            Ok(Connections {
+                people: people.await.map_err(down)?,
+                engine: engine.await.map_err(down)?,
+            })
+        }
+    }
+}
+
+fn options(url: &str, connections: u32) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url.to_owned());
+    options
+        .max_connections(connections)
+        .connect_timeout(ACQUIRE)
+        .acquire_timeout(ACQUIRE)
+        .sqlx_logging(false);
+    options
+}
+
+async fn open_postgres(
+    url: &str,
+    connections: u32,
+    planner: &[(&'static str, &'static str)],
+) -> Result<DatabaseConnection, DbErr> {
+    let mut options = options(url, connections);
+    let planner = planner.to_vec();
+    // Nobody waits for ever: not for a lock, nor behind a transaction its owner has forgotten.
+    options.map_sqlx_postgres_opts(move |options| {
+        options
+            .options([
+                ("lock_timeout", "10s"),
+                ("idle_in_transaction_session_timeout", "60s"),
+            ])
+            .options(planner.iter().copied())
+    });
+    sea_orm::Database::connect(options).await
+}
+
+async fn open_sqlite(url: &str, connections: u32) -> Result<DatabaseConnection, DatabaseDown> {
     let down = |error: &dyn std::fmt::Display| DatabaseDown {
-        target: target.clone(),
+        target: url.to_owned(),
         problem: error.to_string(),
     };
-    let mut options = ConnectOptions::new(url.clone());
-    options
-        .max_connections(settings.database_connections)
-        .connect_timeout(ACQUIRE)
-        .acquire_timeout(ACQUIRE);
-    options.sqlx_logging(false);
-    // Nobody waits for ever: not for a lock, nor behind a transaction its owner has forgotten.
-    options.map_sqlx_postgres_opts(|options| {
-        options.options([
-            ("lock_timeout", "10s"),
-            ("idle_in_transaction_session_timeout", "60s"),
-        ])
+    let mut options = options(url, connections);
+    let parsed = SqliteConnectOptions::from_str(url).map_err(|error| down(&error))?;
+    if let Some(folder) = parsed
+        .get_filename()
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        std::fs::create_dir_all(folder).map_err(|error| down(&error))?;
+    }
+    options.map_sqlx_sqlite_opts(|options| {
+        options
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(Duration::from_secs(5))
     });
-    if let Database::Sqlite(url) = &settings.database {
-        let parsed = SqliteConnectOptions::from_str(url).map_err(|error| down(&error))?;
-        let file = parsed.get_filename();
-        if let Some(folder) = file
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-        {
-            std::fs::create_dir_all(folder).map_err(|error| down(&error))?;
-        }
-        options.map_sqlx_sqlite_opts(|options| {
-            options
-                .create_if_missing(true)
-                .foreign_keys(true)
-                .journal_mode(SqliteJournalMode::Wal)
-                .synchronous(SqliteSynchronous::Normal)
-                .busy_timeout(Duration::from_secs(5))
-        });
-        if url.contains(":memory:") {
-            options
-                .max_connections(1)
-                .min_connections(1)
-                .idle_timeout(None)
-                .max_lifetime(None);
-        }
+    if url.contains(":memory:") {
+        options
+            .max_connections(1)
+            .min_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None);
     }
     sea_orm::Database::connect(options)
         .await

@@ -6,15 +6,23 @@
 
 pub mod accounts;
 pub mod apps;
+pub mod archive;
+pub mod batch;
 pub mod connection;
 pub mod containers;
+pub mod kinds;
 pub mod leader;
+pub mod limits;
 pub mod outbox;
 pub mod regions;
+pub mod schedules;
 pub mod scoped;
 pub mod sessions;
+mod source;
+pub mod statistics;
 pub mod task_logs;
 pub mod tasks;
+pub mod workers;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,18 +34,20 @@ use sea_orm::{
 use tokio::sync::mpsc;
 
 use crate::{
-    domain::{Change, Clock, Entropy, Id, id, task::Priority},
+    domain::{Change, Clock, Entropy, Id},
     error::StoreError,
 };
-pub use outbox::{Message, Posted};
+pub use outbox::Posted;
+use tasks::Hint;
 
 /// The database with the sources of time and ids its rows are made from.
 #[derive(Clone)]
 pub struct Store {
     db: DatabaseConnection,
+    engine: DatabaseConnection,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<Entropy>,
-    relay: mpsc::Sender<Vec<Posted>>,
+    relay: mpsc::Sender<Posted>,
 }
 
 /// How many transactions' messages wait for the relay before the sweeper has to find them in the outbox.
@@ -47,16 +57,17 @@ const RELAY_CAPACITY: usize = 1024;
 const PING: Duration = Duration::from_secs(3);
 
 impl Store {
-    /// A store over an open connection, and the messages its transactions post, in order of commit.
+    /// A store over open connections, and the messages its transactions post, in order of commit.
     pub fn new(
-        db: DatabaseConnection,
+        connections: connection::Connections,
         clock: Arc<dyn Clock>,
         entropy: Arc<Entropy>,
-    ) -> (Self, mpsc::Receiver<Vec<Posted>>) {
+    ) -> (Self, mpsc::Receiver<Posted>) {
         let (relay, posted) = mpsc::channel(RELAY_CAPACITY);
         (
             Self {
-                db,
+                db: connections.people,
+                engine: connections.engine,
                 clock,
                 entropy,
                 relay,
@@ -68,6 +79,17 @@ impl Store {
     /// The connection, for reads outside a transaction.
     pub const fn db(&self) -> &DatabaseConnection {
         &self.db
+    }
+
+    /// The task engine's own connections, whose statements always go by an index.
+    const fn engine(&self) -> &DatabaseConnection {
+        &self.engine
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) -> Result<(), DbErr> {
+        let (people, engine) = tokio::join!(self.db.clone().close(), self.engine.clone().close());
+        people.and(engine)
     }
 
     pub fn now(&self) -> DateTime<Utc> {
@@ -82,16 +104,32 @@ impl Store {
     ///
     /// SQLite takes its write lock at once: one that upgrades later fails instead of waiting.
     pub async fn begin(&self) -> Result<Tx<'_>, StoreError> {
+        self.begin_on(&self.db).await
+    }
+
+    /// The same on the task engine's connections.
+    async fn begin_engine(&self) -> Result<Tx<'_>, StoreError> {
+        self.begin_on(&self.engine).await
+    }
+
+    async fn begin_on(&self, connection: &DatabaseConnection) -> Result<Tx<'_>, StoreError> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        let inner = self.db.begin_with_options(options).await?;
+        let inner = connection.begin_with_options(options).await?;
         Ok(Tx {
             inner,
             store: self,
-            messages: Vec::new(),
+            posted: Posted::default(),
         })
+    }
+
+    /// Hands the messages of a commit to the relay.
+    fn tell(&self, posted: Posted) {
+        if !posted.is_empty() && self.relay.try_send(posted).is_err() {
+            tracing::debug!("the relay is behind; the sweeper finds what is left");
+        }
     }
 
     /// Whether the database answers.
@@ -105,7 +143,7 @@ impl Store {
 pub struct Tx<'a> {
     inner: DatabaseTransaction,
     store: &'a Store,
-    messages: Vec<Message>,
+    posted: Posted,
 }
 
 impl Tx<'_> {
@@ -119,24 +157,19 @@ impl Tx<'_> {
 
     /// Announces a changed row after the commit.
     pub fn changed(&mut self, change: Change) {
-        self.messages.push(Message::Change(change));
+        self.posted.changes.push(change);
     }
 
     /// Announces a task that can run after the commit.
-    pub fn dispatch(&mut self, task: Id<id::Task>, priority: Priority) {
-        self.messages.push(Message::Dispatch {
-            task: task.uuid(),
-            rank: priority.rank(),
-        });
+    fn dispatch(&mut self, hint: Hint) {
+        self.posted.hints.push(hint);
     }
 
     /// Commits rows and messages together, then hands the messages to the relay.
-    pub async fn commit(self) -> Result<(), StoreError> {
-        let posted = outbox::post(&self.inner, self.store, self.messages).await?;
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        self.posted.id = outbox::post(&self.inner, self.store, &self.posted.changes).await?;
         self.inner.commit().await?;
-        if !posted.is_empty() && self.store.relay.try_send(posted).is_err() {
-            tracing::debug!("the relay is behind; the sweeper sends what is in the outbox");
-        }
+        self.store.tell(self.posted);
         Ok(())
     }
 }

@@ -1,32 +1,28 @@
 //! Messages written with the change they tell of and sent after its commit, at least once.
+//!
+//! A transaction writes one row with all its changes, however many. Hints need no row: a task that can run is its own.
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _, entity::prelude::*,
+    ActiveValue::Set, ConnectionTrait, QueryOrder as _, QuerySelect as _, entity::prelude::*,
 };
-use serde::{Deserialize, Serialize};
 
-use super::Store;
+use super::{Store, tasks::Hint};
 use crate::{domain::Change, error::StoreError};
 
-/// What is told after a commit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Message {
-    Change(Change),
-    /// A task can run: a hint for whichever worker is free.
-    Dispatch {
-        task: Uuid,
-        rank: i16,
-    },
+/// What one commit has to tell: changes of rows to whoever watches, hints of tasks to whoever works.
+#[derive(Clone, Debug, Default)]
+pub struct Posted {
+    /// Its row in the outbox; `None` when nothing is lost if it is not sent.
+    pub id: Option<Uuid>,
+    pub changes: Vec<Change>,
+    pub hints: Vec<Hint>,
 }
 
-/// A message with its row in the outbox.
-#[derive(Clone, Debug)]
-pub struct Posted {
-    pub id: Uuid,
-    pub message: Message,
+impl Posted {
+    pub const fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.hints.is_empty()
+    }
 }
 
 mod row {
@@ -45,39 +41,25 @@ mod row {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// Writes `messages` into the outbox of the open transaction `tx`.
+/// Writes `changes` into the outbox of the open transaction `tx`; the id of their row, if there are any.
 pub(super) async fn post(
     tx: &impl ConnectionTrait,
     store: &Store,
-    messages: Vec<Message>,
-) -> Result<Vec<Posted>, StoreError> {
-    if messages.is_empty() {
-        return Ok(Vec::new());
+    changes: &[Change],
+) -> Result<Option<Uuid>, StoreError> {
+    if changes.is_empty() {
+        return Ok(None);
     }
     let now = store.now();
-    let posted: Vec<Posted> = messages
-        .into_iter()
-        .map(|message| Posted {
-            id: store.entropy.uuid(now),
-            message,
-        })
-        .collect();
-    let rows = posted
-        .iter()
-        .map(|posted| {
-            let message = serde_json::to_value(&posted.message)
-                .map_err(|error| DbErr::Json(error.to_string()))?;
-            Ok(row::ActiveModel {
-                id: Set(posted.id),
-                message: Set(message),
-                created_at: Set(now),
-            })
-        })
-        .collect::<Result<Vec<_>, DbErr>>()?;
-    row::Entity::insert_many(rows)
-        .exec_without_returning(tx)
-        .await?;
-    Ok(posted)
+    let id = store.entropy.uuid(now);
+    let message = serde_json::to_value(changes).map_err(|error| DbErr::Json(error.to_string()))?;
+    let row = row::ActiveModel {
+        id: Set(id),
+        message: Set(message),
+        created_at: Set(now),
+    };
+    row::Entity::insert(row).exec_without_returning(tx).await?;
+    Ok(Some(id))
 }
 
 /// The oldest messages written before `before` and not yet sent.
@@ -93,23 +75,25 @@ pub async fn left_over(
         .all(store.db())
         .await?;
     let read = |row: row::Model| {
-        serde_json::from_value(row.message)
-            .map(|message| Posted {
-                id: row.id,
-                message,
-            })
-            .map_err(|_| StoreError::Unreadable {
-                column: "outbox.message",
-            })
+        let changes = serde_json::from_value(row.message).unwrap_or_else(|error| {
+            // Another version's words; its rows are where they were, and whoever watches reads them at the next one.
+            tracing::warn!(%error, "a message in the outbox could not be read");
+            Vec::new()
+        });
+        Posted {
+            id: Some(row.id),
+            changes,
+            hints: Vec::new(),
+        }
     };
-    rows.into_iter().map(read).collect()
+    Ok(rows.into_iter().map(read).collect())
 }
 
-/// Forgets messages that have been sent.
+/// Forgets messages that have been sent. One that comes back after a crash is sent twice, which does no harm.
 pub async fn forget(store: &Store, ids: impl IntoIterator<Item = Uuid>) -> Result<(), StoreError> {
     row::Entity::delete_many()
         .filter(row::Column::Id.is_in(ids))
-        .exec(store.db())
+        .exec(store.engine())
         .await?;
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! What a task's runs have said, line by line.
 
-use sea_orm::{ActiveValue::Set, QueryOrder as _, QuerySelect as _, entity::prelude::*};
+use sea_orm::{
+    ActiveValue::Set, ConnectionTrait, QueryOrder as _, QuerySelect as _, entity::prelude::*,
+};
 
 use super::{Store, Tx, tasks::Lease};
 use crate::{
@@ -34,22 +36,31 @@ pub enum Level {
 
 crate::domain::machine::named!(Level { Info = "info", Warn = "warn", Error = "error" });
 
-/// Adds a line to the run that holds `lease`; the caller has fenced the transaction.
-pub async fn append(
-    tx: &mut Tx<'_>,
-    lease: Lease,
-    level: Level,
-    message: &str,
-) -> Result<(), StoreError> {
-    let row = ActiveModel {
-        id: Set(tx.new_id::<Task>().uuid()),
-        task_id: Set(lease.task.uuid()),
-        attempt: Set(lease.attempt),
-        level: Set(level.as_str().to_owned()),
-        message: Set(message.to_owned()),
-        at: Set(tx.now()),
-    };
-    Entity::insert(row).exec_without_returning(tx).await?;
+/// A line to add.
+pub(super) struct NewLine<'a> {
+    pub lease: Lease,
+    pub level: Level,
+    pub message: &'a str,
+}
+
+/// Adds lines of runs whose leases the caller has checked in this transaction.
+pub(super) async fn append(tx: &mut Tx<'_>, lines: Vec<NewLine<'_>>) -> Result<(), StoreError> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let now = tx.now();
+    let rows: Vec<ActiveModel> = lines
+        .into_iter()
+        .map(|line| ActiveModel {
+            id: Set(tx.new_id::<Task>().uuid()),
+            task_id: Set(line.lease.task.uuid()),
+            attempt: Set(line.lease.attempt),
+            level: Set(line.level.as_str().to_owned()),
+            message: Set(line.message.to_owned()),
+            at: Set(now),
+        })
+        .collect();
+    Entity::insert_many(rows).exec_without_returning(tx).await?;
     Ok(())
 }
 
@@ -60,13 +71,18 @@ pub async fn page(
     after: Option<Uuid>,
     limit: u64,
 ) -> Result<Vec<Model>, StoreError> {
+    page_in(store.db(), task, after, limit).await
+}
+
+pub(super) async fn page_in(
+    db: &impl ConnectionTrait,
+    task: Id<Task>,
+    after: Option<Uuid>,
+    limit: u64,
+) -> Result<Vec<Model>, StoreError> {
     let mut lines = Entity::find().filter(Column::TaskId.eq(task.uuid()));
     if let Some(after) = after {
         lines = lines.filter(Column::Id.gt(after));
     }
-    Ok(lines
-        .order_by_asc(Column::Id)
-        .limit(limit)
-        .all(store.db())
-        .await?)
+    Ok(lines.order_by_asc(Column::Id).limit(limit).all(db).await?)
 }

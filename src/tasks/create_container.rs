@@ -20,7 +20,7 @@ use crate::{
     providers::{Instance, Prepared, Provider, ProviderError, Spec, Status},
     queue::{GiveUp, Run, TaskError, TaskKind},
     store::{
-        apps,
+        Store, apps,
         containers::{self, ActiveModel, Model, PortMap},
         regions,
         tasks::TaskInput,
@@ -73,14 +73,14 @@ impl TaskKind for CreateContainer {
             && !matches!(error, TaskError::Wait { .. })
         {
             // This run may have been overtaken while the engine worked: what it made late must not stay.
-            self.remove_unwanted(id, run).await;
+            self.remove_unwanted(id).await;
         }
         result
     }
 
     async fn give_up(&self, input: Input, run: &Run, why: &GiveUp) -> Result<(), TaskError> {
         let id = Id::new(input.container);
-        let Some(row) = containers::unscoped_by_id(run.store.db(), id).await? else {
+        let Some(row) = containers::unscoped_by_id(self.0.store.db(), id).await? else {
             return Ok(());
         };
         if row.state()? == ContainerState::Running {
@@ -93,7 +93,7 @@ impl TaskKind for CreateContainer {
             GiveUp::Cancelled => ("CANCELLED", "its creation was cancelled".to_owned()),
             GiveUp::Failed { code, message } => (*code, message.clone()),
         };
-        let mut tx = run.begin().await?;
+        let mut tx = run.begin(&self.0.store).await?;
         let Some(row) = containers::unscoped_by_id(&tx, id).await? else {
             return Ok(());
         };
@@ -123,7 +123,7 @@ impl CreateContainer {
     }
 
     async fn advance(&self, id: Id<Container>, run: &Run) -> Result<Output, TaskError> {
-        let row = containers::unscoped_by_id(run.store.db(), id)
+        let row = containers::unscoped_by_id(self.0.store.db(), id)
             .await?
             .ok_or_else(gone)?;
         match row.state()? {
@@ -132,7 +132,8 @@ impl CreateContainer {
             _ => return Err(gone()),
         }
         let (row, provider) = self.begin(row, run).await?;
-        let spec = self.spec(&row, run).await?;
+        self.0.keep_rate(provider.name(), run).await?;
+        let spec = self.spec(&row).await?;
         if row.handle.is_none() {
             prepare(&*provider, &spec.image, run).await?;
             run.check_stop()?;
@@ -140,7 +141,14 @@ impl CreateContainer {
         let instance = provider.ensure(&spec, run.stop.token()).await?;
         let row = if row.handle.is_none() {
             run.progress(70, "started on its engine").await?;
-            record(run, id, ContainerEvent::Begin, found(&instance)).await?
+            record(
+                &self.0.store,
+                run,
+                id,
+                ContainerEvent::Begin,
+                found(&instance),
+            )
+            .await?
         } else {
             row
         };
@@ -152,7 +160,7 @@ impl CreateContainer {
         if let Some(provider) = self.provider_of(&row)? {
             return Ok((row, provider));
         }
-        let region = regions::unscoped_by_id(run.store.db(), Id::new(row.region_id))
+        let region = regions::unscoped_by_id(self.0.store.db(), Id::new(row.region_id))
             .await?
             .ok_or_else(gone)?;
         let provider = match region.provider.as_deref() {
@@ -163,14 +171,14 @@ impl CreateContainer {
             provider: Set(Some(provider.name().to_owned())),
             ..ActiveModel::default()
         };
-        let row = record(run, row.id(), ContainerEvent::Begin, patch).await?;
+        let row = record(&self.0.store, run, row.id(), ContainerEvent::Begin, patch).await?;
         run.progress(5, &format!("taken by the {} engine", provider.name()))
             .await?;
         Ok((row, provider))
     }
 
-    async fn spec(&self, row: &Model, run: &Run) -> Result<Spec, TaskError> {
-        let app = apps::unscoped_by_id(run.store.db(), Id::new(row.app_id))
+    async fn spec(&self, row: &Model) -> Result<Spec, TaskError> {
+        let app = apps::unscoped_by_id(self.0.store.db(), Id::new(row.app_id))
             .await?
             .ok_or_else(gone)?;
         Ok(Spec {
@@ -205,7 +213,8 @@ impl CreateContainer {
                     running_at: Set(Some(run.now())),
                     ..found(&instance)
                 };
-                let row = record(run, row.id(), ContainerEvent::Started, patch).await?;
+                let row =
+                    record(&self.0.store, run, row.id(), ContainerEvent::Started, patch).await?;
                 run.progress(99, "running").await?;
                 Ok(output(row))
             }
@@ -249,8 +258,8 @@ impl CreateContainer {
     }
 
     /// Removes from the engine what nobody wants any more. Right at any time and under any lease, so it is not fenced.
-    async fn remove_unwanted(&self, id: Id<Container>, run: &Run) {
-        let Ok(Some(row)) = containers::unscoped_by_id(run.store.db(), id).await else {
+    async fn remove_unwanted(&self, id: Id<Container>) {
+        let Ok(Some(row)) = containers::unscoped_by_id(self.0.store.db(), id).await else {
             return;
         };
         let is_unwanted = row.state().is_ok_and(|state| !state.is_wanted());
@@ -302,12 +311,13 @@ fn found(instance: &Instance) -> ActiveModel {
 
 /// Moves the row by `event` in a fenced transaction. A step that is not possible any more means it is not wanted.
 async fn record(
+    store: &Store,
     run: &Run,
     id: Id<Container>,
     event: ContainerEvent,
     patch: ActiveModel,
 ) -> Result<Model, TaskError> {
-    let mut tx = run.begin().await?;
+    let mut tx = run.begin(store).await?;
     let row = containers::unscoped_by_id(&tx, id)
         .await?
         .ok_or_else(gone)?;

@@ -53,17 +53,18 @@ impl TaskKind for DeleteContainer {
         let output = || Output {
             container: id.to_string(),
         };
-        let Some(row) = containers::unscoped_by_id(run.store.db(), id).await? else {
+        let Some(row) = containers::unscoped_by_id(self.0.store.db(), id).await? else {
             return Ok(output());
         };
         if row.state()? == ContainerState::Deleted {
             return Ok(output());
         }
         if let Some(name) = &row.provider {
+            self.0.keep_rate(name, run).await?;
             run.progress(30, "being removed from its engine").await?;
             find(&self.0, name)?.remove(id, GRACE).await?;
         }
-        let mut tx = run.begin().await?;
+        let mut tx = run.begin(&self.0.store).await?;
         if let Some(row) = containers::unscoped_by_id(&tx, id).await? {
             let patch = ActiveModel {
                 ended_at: Set(Some(run.now())),

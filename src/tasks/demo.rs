@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    domain::value::Refused,
     queue::{Run, TaskError, TaskKind},
     store::tasks::TaskInput,
 };
@@ -14,7 +15,24 @@ use crate::{
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Input {
     pub steps: u16,
+    /// Milliseconds.
+    #[serde(alias = "stepMillis")]
     pub step_millis: u32,
+}
+
+impl Input {
+    /// Refuses what takes no time at all, or too much.
+    pub fn check(&self) -> Result<(), Refused> {
+        if !(1..=1000).contains(&self.steps) {
+            return Err(Refused("1 to 1000 steps are expected".to_owned()));
+        }
+        if self.step_millis > 60_000 {
+            return Err(Refused(
+                "steps of 0 to 60000 milliseconds are expected".to_owned(),
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl TaskInput for Input {

@@ -6,20 +6,36 @@ pub mod create_container;
 pub mod delete_container;
 pub mod demo;
 pub mod engines;
+pub mod noop;
+pub mod open;
 
 use crate::{
     domain::Keyring,
     providers::{ProviderError, Providers},
-    queue::{Registry, TaskError},
+    queue::{Registry, Run, TaskError},
+    store::{Store, limits::Rate},
 };
 
 /// What every kind can use of the outside.
 #[derive(Clone)]
 pub struct Outside {
     pub providers: Providers,
+    pub store: Store,
     pub keyring: Keyring,
     /// Where containers' ports are published.
     pub publish_address: std::net::IpAddr,
+    /// How often an engine may be asked to make or remove something; `None` is as often as there is need.
+    pub engine_rate: Option<Rate>,
+}
+
+impl Outside {
+    /// Waits for this task's turn at the engine `name`.
+    async fn keep_rate(&self, name: &str, run: &Run) -> Result<(), TaskError> {
+        match self.engine_rate {
+            Some(rate) => run.keep_rate(&format!("engine:{name}"), rate).await,
+            None => Ok(()),
+        }
+    }
 }
 
 /// Every kind this version knows.
@@ -28,6 +44,7 @@ pub fn registry(outside: &Outside) -> Registry {
         .with(create_container::CreateContainer(outside.clone()))
         .with(delete_container::DeleteContainer(outside.clone()))
         .with(demo::Demo)
+        .with(noop::Noop)
 }
 
 impl From<ProviderError> for TaskError {

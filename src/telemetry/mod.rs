@@ -1,5 +1,8 @@
-//! What the service says about itself while it runs.
+//! What the service says about itself while it runs: logs and meters.
 
+pub mod meters;
+
+pub use meters::Meters;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::config::{LogFormat, Settings};

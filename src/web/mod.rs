@@ -3,6 +3,7 @@
 mod console;
 mod graphql;
 mod health;
+mod metrics;
 mod socket;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -15,7 +16,7 @@ use poem::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{auth::Auth, graphql::Api, live::EventBus, store::Store};
+use crate::{auth::Auth, graphql::Api, live::EventBus, store::Store, telemetry::Meters};
 
 /// How long open requests may take after a stop.
 const CLOSING: Duration = Duration::from_secs(10);
@@ -27,6 +28,7 @@ pub struct Web {
     pub auth: Auth,
     pub store: Store,
     pub bus: Arc<dyn EventBus>,
+    pub meters: Arc<Meters>,
     /// Ends sockets and streams, with a reason, when the server stops.
     pub stop: CancellationToken,
 }
@@ -63,6 +65,7 @@ impl Web {
             )
             .at("/healthz", get(health::alive))
             .at("/readyz", get(health::ready))
+            .at("/metrics", get(metrics::text))
             .at("/", get(console::page))
             .at("/assets/*path", get(console::asset))
             .with(Compression::new())
@@ -73,6 +76,20 @@ impl Web {
                     .overriding("x-frame-options", "DENY")
                     .overriding("referrer-policy", "no-referrer"),
             )
+            .data(self)
+            .catch_all_error(graphql::failed);
+        Server::new_with_acceptor(bound.acceptor)
+            .run_with_graceful_shutdown(app, stop.cancelled_owned(), Some(CLOSING))
+            .await
+    }
+
+    /// Serves what a worker alone has to show, until the stop.
+    pub async fn serve_meters(self, bound: Bound) -> std::io::Result<()> {
+        let stop = self.stop.clone();
+        let app = Route::new()
+            .at("/healthz", get(health::alive))
+            .at("/readyz", get(health::ready))
+            .at("/metrics", get(metrics::text))
             .data(self)
             .catch_all_error(graphql::failed);
         Server::new_with_acceptor(bound.acceptor)

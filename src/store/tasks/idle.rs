@@ -1,34 +1,71 @@
-//! Moving tasks nobody runs: cancelling, waking, taking from the silent, announcing again.
+//! Moving tasks nobody runs: cancelling, waking, taking from the silent, trying again.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use sea_orm::{
-    Condition, QueryOrder as _, QuerySelect as _, UpdateMany, entity::prelude::*,
-    sea_query::SelectStatement,
+    ConnectionTrait as _, DbBackend, QueryOrder as _, QuerySelect as _, UpdateMany,
+    entity::prelude::*,
 };
 
-use super::{Column, Entity, Model, due_now, in_state, pick, plus_one, step_off_worker};
+use super::{
+    Column, Entity, Model, SILENCE, Store, Tx,
+    due::queued_kinds,
+    due_now,
+    hold::wake_parents,
+    in_state,
+    lists::{CHANGED, announce, changed_tasks},
+    plus_one, step,
+    steps::forget_compensated,
+};
 use crate::{
     domain::{
-        ChangeKind, Id, Machine as _,
-        id::Task,
+        ChangeKind, Machine as _,
         task::{Priority, TaskEvent, TaskState},
     },
     error::StoreError,
-    store::{Store, Tx},
+    store::source::statement,
 };
 
-/// Asks a task to stop. One that is not running is made to run at once, so that its kind can undo what it did.
+/// The deepest family a cancellation follows down.
+const GENERATIONS: usize = 8;
+
+/// Asks a task and its children to stop. One that is not running is made to run at once, so that its kind can undo
+/// what it did.
 ///
 /// Asking again, or asking what has ended, changes nothing. `task` has to be locked by this transaction.
 pub async fn request_cancel(tx: &mut Tx<'_>, task: &Model) -> Result<Model, StoreError> {
+    let asked = cancel_one(tx, task).await?;
+    let mut parents = vec![task.id];
+    for _ in 0..GENERATIONS {
+        let live =
+            [TaskState::Queued, TaskState::Running, TaskState::Waiting].map(TaskState::as_str);
+        let children = Entity::find()
+            .filter(Column::ParentId.is_in(std::mem::take(&mut parents)))
+            .filter(Column::State.is_in(live))
+            .lock_exclusive()
+            .all(tx)
+            .await?;
+        if children.is_empty() {
+            break;
+        }
+        for child in &children {
+            cancel_one(tx, child).await?;
+        }
+        parents.extend(children.iter().map(|child| child.id));
+    }
+    Ok(asked)
+}
+
+async fn cancel_one(tx: &mut Tx<'_>, task: &Model) -> Result<Model, StoreError> {
     let state = task.state()?;
     if state.is_terminal() || task.cancel_requested_at.is_some() {
         return Ok(task.clone());
     }
     let now = tx.now();
     let update = match state {
-        TaskState::Waiting => due_now(step_off_worker(state, TaskEvent::Wake, None)?, now),
+        TaskState::Waiting => {
+            due_now(step(state, TaskEvent::Wake)?, now).col_expr(Column::WakeOn, nothing())
+        }
         TaskState::Queued => due_now(unmoved(state), now),
         _ => unmoved(state),
     };
@@ -40,10 +77,13 @@ pub async fn request_cancel(tx: &mut Tx<'_>, task: &Model) -> Result<Model, Stor
     if state == TaskState::Running {
         tx.changed(asked.change(ChangeKind::CancelRequested));
     } else {
-        tx.changed(asked.change(ChangeKind::Updated));
-        tx.dispatch(asked.id(), asked.priority());
+        announce(tx, std::slice::from_ref(&asked));
     }
     Ok(asked)
+}
+
+fn nothing() -> Expr {
+    Expr::value(None::<String>)
 }
 
 /// A change that leaves the state as it is.
@@ -53,102 +93,159 @@ fn unmoved(state: TaskState) -> UpdateMany<Entity> {
         .filter(in_state(state))
 }
 
-/// Queues the parked tasks that wait for `topic`.
+/// Gives a task another priority; one that is queued takes its new place at once. It has to be locked.
+pub async fn reprioritise(
+    tx: &mut Tx<'_>,
+    task: &Model,
+    priority: Priority,
+) -> Result<Model, StoreError> {
+    let update = unmoved(task.state()?)
+        .col_expr(Column::Priority, Expr::value(priority.rank()))
+        .filter(Column::Id.eq(task.id));
+    let changed = update.exec_with_returning(tx).await?.into_iter().next();
+    let changed = changed.ok_or(StoreError::Stale)?;
+    tx.changed(changed.change(ChangeKind::Updated));
+    if changed.state()? == TaskState::Queued && changed.run_at <= tx.now() {
+        tx.dispatch(changed.hint());
+    }
+    Ok(changed)
+}
+
+/// Queues ended tasks again, with a fresh count of failures and a fresh deadline. They have to be locked.
+///
+/// The attempt goes on counting, since it is the fence; steps that were undone are done again.
+pub async fn revive(tx: &mut Tx<'_>, tasks: &[Model]) -> Result<Vec<Model>, StoreError> {
+    let now = tx.now();
+    let mut revived = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let allowed = (task.deadline_at - task.created_at).max(chrono::TimeDelta::minutes(1));
+        let update = due_now(step(task.state()?, TaskEvent::Revive)?, now)
+            .col_expr(Column::Failures, Expr::value(0))
+            .col_expr(Column::DeadlineAt, Expr::value(now + allowed))
+            .col_expr(Column::CancelRequestedAt, Expr::value(None::<DateTimeUtc>))
+            .col_expr(Column::FinishedAt, Expr::value(None::<DateTimeUtc>))
+            .filter(Column::Id.eq(task.id));
+        let changed = update.exec_with_returning(tx).await?.into_iter().next();
+        revived.push(changed.ok_or(StoreError::Stale)?);
+    }
+    forget_compensated(tx, tasks.iter().map(|task| task.id)).await?;
+    announce(tx, &revived);
+    Ok(revived)
+}
+
+/// Tells those who wait for `topic` that it has happened: parked tasks are queued, running ones that are going to
+/// wait for it will not.
 pub async fn wake(store: &Store, topic: &str) -> Result<usize, StoreError> {
-    let waiting = in_state(TaskState::Waiting).add(Column::WakeOn.eq(topic));
-    let woken = step_off_worker(TaskState::Waiting, TaskEvent::Wake, None)?;
-    queue_again(store, woken, pick(waiting, 1000)).await
+    let mut tx = store.begin_engine().await?;
+    Entity::update_many()
+        .col_expr(Column::Signalled, Expr::value(true))
+        .filter(in_state(TaskState::Running))
+        .filter(Column::WakeOn.eq(topic))
+        .exec(&tx)
+        .await?;
+    let woken = queue_again(
+        &mut tx,
+        "task.state = 'waiting' AND task.wake_on = $3",
+        [topic.into()],
+        "",
+    )
+    .await?;
+    tx.commit().await?;
+    Ok(woken)
 }
 
 /// Queues the parked tasks whose time has come.
 pub async fn wake_due(store: &Store, limit: u64) -> Result<usize, StoreError> {
-    let due = in_state(TaskState::Waiting).add(Column::RunAt.lte(store.now()));
-    let woken = step_off_worker(TaskState::Waiting, TaskEvent::Wake, None)?;
-    queue_again(store, woken, pick(due, limit)).await
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut tx = store.begin_engine().await?;
+    let due = picked(
+        &tx,
+        "state = 'waiting' AND run_at <= $1 ORDER BY run_at LIMIT $3",
+    );
+    let woken = queue_again(&mut tx, &due, [limit.into()], "").await?;
+    tx.commit().await?;
+    Ok(woken)
 }
 
 /// Takes tasks from workers that have been silent longer than their lease; counts as a failure.
 pub async fn take_expired(store: &Store, limit: u64) -> Result<usize, StoreError> {
-    let expired = in_state(TaskState::Running).add(Column::LeaseUntil.lt(store.now()));
-    let taken = step_off_worker(TaskState::Running, TaskEvent::Retry, None)?
-        .col_expr(Column::Failures, plus_one(Column::Failures))
-        .col_expr(Column::ErrorCode, Expr::value("WORKER_LOST"))
-        .col_expr(
-            Column::ErrorMessage,
-            Expr::value("the worker stopped renewing its lease"),
-        );
-    queue_again(store, taken, pick(expired, limit)).await
+    const LOST: &str = ", failures = task.failures + 1, worker_id = NULL, lease_until = NULL, signalled = FALSE, \
+        error_code = 'WORKER_LOST', error_message = 'the worker stopped renewing its lease'";
+    debug_assert_eq!(
+        TaskState::Running.after(TaskEvent::Retry),
+        Ok(TaskState::Queued)
+    );
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut tx = store.begin_engine().await?;
+    let expired = picked(&tx, "state = 'running' AND lease_until < $1 LIMIT $3");
+    let taken = queue_again(&mut tx, &expired, [limit.into()], LOST).await?;
+    tx.commit().await?;
+    Ok(taken)
 }
 
-async fn queue_again(
-    store: &Store,
-    update: UpdateMany<Entity>,
-    which: SelectStatement,
+/// A condition that picks rows without waiting for those another process is changing.
+fn picked(tx: &Tx<'_>, condition: &str) -> String {
+    let skip = match tx.get_database_backend() {
+        DbBackend::Postgres => "FOR UPDATE SKIP LOCKED",
+        _ => "",
+    };
+    format!("task.id IN (SELECT id FROM task WHERE {condition} {skip})")
+}
+
+/// Queues the tasks of a condition, whose parameters begin at `$3`, and sets `more` with it.
+async fn queue_again<const N: usize>(
+    tx: &mut Tx<'_>,
+    condition: &str,
+    parameters: [sea_orm::Value; N],
+    more: &str,
 ) -> Result<usize, StoreError> {
-    let mut tx = store.begin().await?;
-    let update = due_now(update, tx.now()).filter(Column::Id.in_subquery(which));
-    let queued = update.exec_with_returning(&tx).await?;
-    for task in &queued {
-        tx.changed(task.change(ChangeKind::Updated));
-        tx.dispatch(task.id(), task.priority());
-    }
-    tx.commit().await?;
+    let now = tx.now();
+    let sql = format!(
+        "UPDATE task SET state = 'queued', version = task.version + 1, wake_on = NULL, run_at = $1, hint_at = $2{more} \
+         WHERE {condition} RETURNING {CHANGED}"
+    );
+    let values = [now.into(), (now + SILENCE).into()]
+        .into_iter()
+        .chain(parameters);
+    let queued = tx.query_all_raw(statement(tx, sql, values)).await?;
+    changed_tasks(tx, &queued, true)?;
     Ok(queued.len())
 }
 
-/// Marks due tasks that nobody took since `silence` as announced now, and returns them to be announced again.
-pub async fn reannounce(
+/// Ends tasks somebody asked to stop whose kind is not among the `known`, so that there is nobody to undo anything.
+pub async fn drop_stranded(
     store: &Store,
-    silence: Duration,
+    known: &BTreeSet<String>,
     limit: u64,
-) -> Result<Vec<(Id<Task>, Priority)>, StoreError> {
-    let now = store.now();
-    let unheard = Condition::any()
-        .add(Column::AnnouncedAt.is_null())
-        .add(Column::AnnouncedAt.lt(now - silence));
-    let due = in_state(TaskState::Queued)
-        .add(Column::RunAt.lte(now))
-        .add(unheard);
-    let tasks = Entity::update_many()
-        .col_expr(Column::AnnouncedAt, Expr::value(now))
-        .filter(Column::Id.in_subquery(pick(due, limit)))
-        .exec_with_returning(store.db())
-        .await?;
-    Ok(tasks
-        .iter()
-        .map(|task| (task.id(), task.priority()))
-        .collect())
-}
-
-/// Tasks that may run now, the most urgent first: what a worker lives on while the queue is away.
-pub async fn due(store: &Store, limit: u64) -> Result<Vec<Id<Task>>, StoreError> {
-    let ids: Vec<Uuid> = Entity::find()
-        .select_only()
-        .column(Column::Id)
+) -> Result<usize, StoreError> {
+    let mut kinds = queued_kinds(store).await?;
+    kinds.retain(|kind| !known.contains(kind));
+    if kinds.is_empty() {
+        return Ok(0);
+    }
+    let mut tx = store.begin_engine().await?;
+    let stranded: Vec<Model> = Entity::find()
         .filter(in_state(TaskState::Queued))
-        .filter(Column::RunAt.lte(store.now()))
-        .order_by_asc(Column::Priority)
-        .order_by_asc(Column::RunAt)
+        .filter(Column::Kind.is_in(kinds))
+        .filter(Column::CancelRequestedAt.is_not_null())
+        .order_by_asc(Column::Id)
         .limit(limit)
-        .into_tuple()
-        .all(store.db())
+        .lock_exclusive()
+        .all(&tx)
         .await?;
-    Ok(ids.into_iter().map(Id::new).collect())
-}
-
-/// When the next parked or postponed task is due.
-pub async fn next_due(store: &Store) -> Result<Option<DateTimeUtc>, StoreError> {
-    let postponed = in_state(TaskState::Queued).add(Column::AnnouncedAt.is_null());
-    let at: Option<Option<DateTimeUtc>> = Entity::find()
-        .select_only()
-        .column_as(Column::RunAt.min(), "at")
-        .filter(
-            Condition::any()
-                .add(in_state(TaskState::Waiting))
-                .add(postponed),
-        )
-        .into_tuple()
-        .one(store.db())
-        .await?;
-    Ok(at.flatten())
+    let now = tx.now();
+    for task in &stranded {
+        let ended = step(TaskState::Queued, TaskEvent::Cancel)?
+            .col_expr(Column::FinishedAt, Expr::value(now))
+            .filter(Column::Id.eq(task.id))
+            .exec_with_returning(&tx)
+            .await?;
+        for task in &ended {
+            tx.changed(task.change(ChangeKind::Updated));
+        }
+    }
+    let parents: Vec<Uuid> = stranded.iter().filter_map(|task| task.parent_id).collect();
+    wake_parents(&mut tx, parents).await?;
+    tx.commit().await?;
+    Ok(stranded.len())
 }

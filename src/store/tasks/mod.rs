@@ -1,21 +1,34 @@
-//! Tasks: the row, its insertion and its reading. `hold` has what a run may write, `idle` what moves those nobody runs.
+//! Tasks: the row, its reading, and what a kind says of its input.
+//!
+//! `enqueue` adds rows, `hold` has what a run may write, `steps` and `family` what runs leave behind, `idle` moves
+//! those nobody runs, `due` looks for those somebody should.
 
+mod due;
+mod enqueue;
+mod family;
 mod hold;
 mod idle;
+mod lists;
+mod steps;
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use sea_orm::{
-    ActiveValue::Set,
     Condition, ConnectionTrait, QueryOrder as _, QuerySelect as _, Select, UpdateMany,
     entity::prelude::*,
-    sea_query::{LockBehavior, LockType, Query, SelectStatement},
 };
 
-pub use hold::{Outcome, Renewed, claim, fence, progress, renew, settle};
-pub use idle::{due, next_due, reannounce, request_cancel, take_expired, wake, wake_due};
+pub use due::{Cursor, due, next_due, reannounce};
+pub use enqueue::{Enqueued, Enqueuer, insert, insert_batch, live_of_share};
+pub use family::{Child, children, spawn};
+pub use hold::{
+    Claimed, Claimer, KnownKind, Outcome, Renewed, Report, arm, claim, fence, renew, report, settle,
+};
+pub use idle::{drop_stranded, reprioritise, request_cancel, revive, take_expired, wake, wake_due};
+pub use lists::{LeaseHeld, held_by_worker};
+pub use steps::{Step, mark_compensated, record_step, steps};
 
-use super::{Tx, scoped::Scoped};
+use super::{Store, Tx, scoped::Scoped};
 use crate::{
     domain::{
         Change, ChangeKind, Id, Machine as _, Table,
@@ -26,6 +39,13 @@ use crate::{
     },
     error::{AppError, StoreError},
 };
+
+/// How long an announced task may go unclaimed before the sweeper announces it again.
+pub const SILENCE: Duration = Duration::from_secs(5);
+/// What a task waits on whose children have not all ended.
+pub const CHILDREN: &str = "children";
+/// The states of a task that has not ended, as SQL has them.
+const LIVE: &str = "('queued', 'running', 'waiting')";
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "task")]
@@ -48,11 +68,16 @@ pub struct Model {
     pub max_attempts: i32,
     pub run_at: DateTimeUtc,
     pub deadline_at: DateTimeUtc,
-    /// When the queue last heard of it; `None` until its time comes.
-    pub announced_at: Option<DateTimeUtc>,
+    /// Whose turn it takes: the owner's, or the service's own.
+    pub share: Uuid,
+    /// When the sweeper announces it, if it is still queued then.
+    pub hint_at: DateTimeUtc,
     pub worker_id: Option<Uuid>,
     pub lease_until: Option<DateTimeUtc>,
+    /// What it waits for or, while it runs, is going to wait for.
     pub wake_on: Option<String>,
+    /// Whether that has happened while it ran.
+    pub signalled: bool,
     pub cancel_requested_at: Option<DateTimeUtc>,
     pub progress: i16,
     pub progress_message: Option<String>,
@@ -60,6 +85,9 @@ pub struct Model {
     pub error_code: Option<String>,
     pub error_message: Option<String>,
     pub idempotency_key: Option<String>,
+    /// No two tasks with the same one live at the same time.
+    pub unique_key: Option<String>,
+    pub parent_id: Option<Uuid>,
     pub created_at: DateTimeUtc,
     pub started_at: Option<DateTimeUtc>,
     pub finished_at: Option<DateTimeUtc>,
@@ -91,10 +119,12 @@ impl Model {
         Priority::from_rank(self.priority)
     }
 
-    pub const fn lease(&self) -> Lease {
-        Lease {
+    /// The hint that leads a worker to it.
+    pub const fn hint(&self) -> Hint {
+        Hint {
             task: self.id(),
-            attempt: self.attempt,
+            priority: self.priority(),
+            share: self.share,
         }
     }
 
@@ -109,73 +139,54 @@ impl Model {
     }
 }
 
-/// The key to every write of one run: a write with an attempt that is not the newest changes nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// The key to every write of one run: a write whose attempt or worker is not the newest changes nothing.
+///
+/// The worker belongs to it because a claim is not flushed to the disk: if the database's machine dies at once, the
+/// same attempt may be given out again, to another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Lease {
     pub task: Id<Task>,
     pub attempt: i32,
+    pub worker: Uuid,
+}
+
+/// What a worker needs to know to look for a task in turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hint {
+    pub task: Id<Task>,
+    pub priority: Priority,
+    pub share: Uuid,
 }
 
 /// A task to enqueue.
 #[derive(Clone, Debug)]
 pub struct NewTask {
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     pub input_version: i32,
     pub input: Json,
     pub owner: Option<Id<User>>,
     pub subject: Option<Uuid>,
+    pub parent: Option<Id<Task>>,
     pub priority: Priority,
     pub max_attempts: i32,
-    /// From now to the moment it is given up, whatever its attempts.
+    /// When it may run; `None` is at once.
+    pub run_at: Option<DateTimeUtc>,
+    /// From when it may run to the moment it is given up, whatever its attempts.
     pub deadline: Duration,
-    pub idempotency_key: Option<IdempotencyKey>,
+    pub idempotency_key: Option<String>,
+    pub unique_key: Option<String>,
 }
 
-/// Adds a task that can run at once, and its announcement.
-pub async fn insert(tx: &mut Tx<'_>, task: NewTask) -> Result<Model, AppError> {
-    let now = tx.now();
-    let row = ActiveModel {
-        id: Set(tx.new_id::<Task>().uuid()),
-        kind: Set(task.kind.to_owned()),
-        input_version: Set(task.input_version),
-        input: Set(task.input),
-        owner_id: Set(task.owner.map(Id::uuid)),
-        subject_id: Set(task.subject),
-        state: Set(TaskState::Queued.as_str().to_owned()),
-        priority: Set(task.priority.rank()),
-        version: Set(1),
-        attempt: Set(0),
-        failures: Set(0),
-        max_attempts: Set(task.max_attempts),
-        run_at: Set(now),
-        deadline_at: Set(now + task.deadline),
-        announced_at: Set(Some(now)),
-        worker_id: Set(None),
-        lease_until: Set(None),
-        wake_on: Set(None),
-        cancel_requested_at: Set(None),
-        progress: Set(0),
-        progress_message: Set(None),
-        result: Set(None),
-        error_code: Set(None),
-        error_message: Set(None),
-        idempotency_key: Set(task.idempotency_key.map(|key| key.as_str().to_owned())),
-        created_at: Set(now),
-        started_at: Set(None),
-        finished_at: Set(None),
-    };
-    let row = row
-        .insert(tx)
-        .await
-        .map_err(|error| match error.sql_err() {
-            Some(sea_orm::SqlErr::UniqueConstraintViolation(_)) => AppError::Conflict(
-                "the same idempotency key is being used by another request, try again",
-            ),
-            _ => error.into(),
-        })?;
-    tx.changed(row.change(ChangeKind::Updated));
-    tx.dispatch(row.id(), row.priority());
-    Ok(row)
+impl NewTask {
+    #[must_use]
+    pub fn with_key(mut self, key: Option<IdempotencyKey>) -> Self {
+        self.idempotency_key = key.map(|key| key.as_str().to_owned());
+        self
+    }
+
+    fn share(&self) -> Uuid {
+        self.owner.map_or(Uuid::nil(), Id::uuid)
+    }
 }
 
 /// The task an owner enqueued with `key` before.
@@ -185,7 +196,7 @@ pub async fn by_idempotency_key(
     key: &IdempotencyKey,
 ) -> Result<Option<Model>, StoreError> {
     let found = Entity::find()
-        .filter(Column::OwnerId.eq(owner.uuid()))
+        .filter(Column::Share.eq(owner.uuid()))
         .filter(Column::IdempotencyKey.eq(key.as_str()));
     Ok(found.one(db).await?)
 }
@@ -225,24 +236,6 @@ fn plus_one(column: Column) -> Expr {
     sea_orm::ExprTrait::add(Expr::col(column), 1)
 }
 
-fn or_else(column: Column, value: DateTimeUtc) -> Expr {
-    sea_orm::ExprTrait::if_null(Expr::col(column), value)
-}
-
-/// Rows to change, picked without waiting for rows another process is changing.
-///
-/// PostgreSQL skips them (`FOR UPDATE SKIP LOCKED`); SQLite has one writer, so there are none.
-fn pick(condition: Condition, limit: u64) -> SelectStatement {
-    Query::select()
-        .column(Column::Id)
-        .from(Entity)
-        .cond_where(condition)
-        .order_by(Column::RunAt, sea_orm::Order::Asc)
-        .limit(limit)
-        .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
-        .to_owned()
-}
-
 fn in_state(state: TaskState) -> Condition {
     Condition::all().add(Column::State.eq(state.as_str()))
 }
@@ -258,23 +251,11 @@ fn step(from: TaskState, event: TaskEvent) -> Result<UpdateMany<Entity>, StoreEr
         .filter(in_state(from)))
 }
 
-/// The same for a step that takes a task off its worker, to wait for `wake_on` if anything.
-fn step_off_worker(
-    from: TaskState,
-    event: TaskEvent,
-    wake_on: Option<String>,
-) -> Result<UpdateMany<Entity>, StoreError> {
-    Ok(step(from, event)?
-        .col_expr(Column::WorkerId, Expr::value(None::<Uuid>))
-        .col_expr(Column::LeaseUntil, Expr::value(None::<DateTimeUtc>))
-        .col_expr(Column::WakeOn, Expr::value(wake_on)))
-}
-
 /// Makes an update's tasks due now, and known to be announced.
 fn due_now(update: UpdateMany<Entity>, now: DateTimeUtc) -> UpdateMany<Entity> {
     update
         .col_expr(Column::RunAt, Expr::value(now))
-        .col_expr(Column::AnnouncedAt, Expr::value(now))
+        .col_expr(Column::HintAt, Expr::value(now + SILENCE))
 }
 
 /// The input of a kind of task: what enqueues it and how it is to be run.
@@ -287,8 +268,27 @@ pub trait TaskInput:
     const VERSION: i32 = 1;
     const PRIORITY: Priority = Priority::Normal;
     const MAX_ATTEMPTS: i32 = 5;
-    /// From enqueuing to the moment it is given up.
+    /// From the moment it may run to the moment it is given up.
     const DEADLINE: Duration = Duration::from_secs(3600);
+
+    /// Brings the input of an older `version` into this one's shape, so that what was queued before a deploy runs
+    /// after it.
+    ///
+    /// # Errors
+    /// What is wrong with it; the task is given up with these words.
+    fn upgrade(version: i32, _input: Json) -> Result<Json, String> {
+        Err(format!("input version {version} is not read any more"))
+    }
+
+    /// Reads a recorded input, an older version's too.
+    fn decode(version: i32, input: Json) -> Result<Self, String> {
+        let input = if version == Self::VERSION {
+            input
+        } else {
+            Self::upgrade(version, input)?
+        };
+        serde_json::from_value(input).map_err(|error| error.to_string())
+    }
 
     /// The task that does this for `owner`, working on `subject`.
     fn into_task(
@@ -297,15 +297,18 @@ pub trait TaskInput:
         subject: Option<Uuid>,
     ) -> Result<NewTask, AppError> {
         Ok(NewTask {
-            kind: Self::KIND,
+            kind: Self::KIND.into(),
             input_version: Self::VERSION,
             input: serde_json::to_value(self).map_err(AppError::internal)?,
             owner,
             subject,
+            parent: None,
             priority: Self::PRIORITY,
             max_attempts: Self::MAX_ATTEMPTS,
+            run_at: None,
             deadline: Self::DEADLINE,
             idempotency_key: None,
+            unique_key: None,
         })
     }
 }

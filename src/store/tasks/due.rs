@@ -1,0 +1,188 @@
+//! Looking for what should run: fairly, kind by kind and share by share, without reading a million rows.
+//!
+//! The groups of (kind, share) that have queued tasks are found by jumping from one to the next through the index
+//! (PostgreSQL wiki, *Loose indexscan*), and each gives its longest unheard tasks. A group's million rows cost as much as one.
+
+use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, entity::prelude::*};
+use serde::Serialize;
+
+use super::{Hint, Id, SILENCE, Store, hold::Claimer, lists::read_hint};
+use crate::{
+    domain::id::Task,
+    error::StoreError,
+    store::source::{Cell, ID, batch, hex, ids, rows, statement},
+};
+
+/// Most groups one look goes through; the next look goes on behind them.
+const GROUPS: i64 = 500;
+
+/// Where a look stopped. The next one goes on from there, so that every group has its turn.
+#[derive(Clone, Debug, Default)]
+pub struct Cursor(String, Uuid);
+
+#[derive(Clone, Debug, FromQueryResult, Serialize)]
+struct Group {
+    kind: String,
+    #[serde(serialize_with = "hex")]
+    share: Uuid,
+}
+
+const GROUP: &[(&str, Cell)] = &[("kind", Cell::Text), ("share", Cell::Uuid)];
+
+/// The groups behind `cursor`; it goes back to the start when they were the last.
+async fn groups(store: &Store, cursor: &mut Cursor) -> Result<Vec<Group>, StoreError> {
+    const JUMP: &str = "WITH RECURSIVE jump(kind, share) AS ( \
+          (SELECT kind, share FROM task WHERE state = 'queued' AND (kind, share) > ($1, $2) \
+            ORDER BY kind, share LIMIT 1) \
+          UNION ALL SELECT n.kind, n.share FROM jump CROSS JOIN LATERAL \
+            (SELECT kind, share FROM task WHERE state = 'queued' AND (kind, share) > (jump.kind, jump.share) \
+              ORDER BY kind, share LIMIT 1) AS n) \
+        SELECT kind, share FROM jump LIMIT $3";
+    const DISTINCT: &str = "SELECT DISTINCT kind, share FROM task WHERE state = 'queued' AND (kind, share) > ($1, $2) \
+        ORDER BY kind, share LIMIT $3";
+    let db = store.engine();
+    let sql = match db.get_database_backend() {
+        DbBackend::Postgres => JUMP,
+        _ => DISTINCT,
+    };
+    let values = [cursor.0.as_str().into(), cursor.1.into(), GROUPS.into()];
+    let found = Group::find_by_statement(statement(db, sql, values))
+        .all(db)
+        .await?;
+    let is_full = i64::try_from(found.len()).is_ok_and(|count| count == GROUPS);
+    *cursor = match found.last() {
+        Some(last) if is_full => Cursor(last.kind.clone(), last.share),
+        _ => Cursor::default(),
+    };
+    Ok(found)
+}
+
+/// The kinds that have queued tasks.
+pub(super) async fn queued_kinds(store: &Store) -> Result<Vec<String>, StoreError> {
+    const JUMP: &str = "WITH RECURSIVE jump(kind) AS ( \
+          (SELECT kind FROM task WHERE state = 'queued' ORDER BY kind LIMIT 1) \
+          UNION ALL SELECT (SELECT kind FROM task WHERE state = 'queued' AND kind > jump.kind ORDER BY kind LIMIT 1) \
+            FROM jump WHERE jump.kind IS NOT NULL) \
+        SELECT kind FROM jump WHERE kind IS NOT NULL";
+    let db = store.engine();
+    let found = db
+        .query_all_raw(statement(db, JUMP, std::iter::empty()))
+        .await?;
+    found
+        .iter()
+        .map(|row| Ok(row.try_get("", "kind")?))
+        .collect()
+}
+
+/// A share's part of a look: all of it when it is alone, but always something.
+fn part(limit: u64, groups: usize) -> i64 {
+    i64::try_from(limit / (groups.max(1) as u64)).map_or(i64::MAX, |part| part.max(1))
+}
+
+/// The longest unheard tasks of each of `groups` that are not paused, at most `limit`.
+async fn longest_unheard(
+    store: &Store,
+    groups: &[Group],
+    unheard_since: DateTimeUtc,
+    limit: u64,
+) -> Result<Vec<Hint>, StoreError> {
+    let db = store.engine();
+    let backend = db.get_database_backend();
+    let groups_table = rows(backend, 1, GROUP);
+    let running = "NOT EXISTS (SELECT 1 FROM task_kind AS k WHERE k.name = x.kind AND k.paused_at IS NOT NULL)";
+    let sql = match backend {
+        DbBackend::Postgres => format!(
+            "SELECT t.id, t.priority, t.share FROM {groups_table} CROSS JOIN LATERAL \
+               (SELECT id, priority, share, hint_at FROM task WHERE state = 'queued' AND kind = x.kind \
+                 AND share = x.share AND hint_at <= $2 AND run_at <= $5 ORDER BY hint_at LIMIT $3) AS t \
+             WHERE {running} ORDER BY t.priority, t.hint_at LIMIT $4"
+        ),
+        _ => format!(
+            "SELECT t.id, t.priority, t.share FROM \
+               (SELECT q.id, q.priority, q.share, q.hint_at, \
+                  ROW_NUMBER() OVER (PARTITION BY q.kind, q.share ORDER BY q.hint_at) AS place \
+                FROM task AS q JOIN {groups_table} ON q.kind = x.kind AND q.share = x.share \
+                WHERE q.state = 'queued' AND q.hint_at <= $2 AND q.run_at <= $5 AND {running}) AS t \
+             WHERE t.place <= $3 ORDER BY t.priority, t.hint_at LIMIT $4"
+        ),
+    };
+    let values = [
+        batch(&groups)?,
+        unheard_since.into(),
+        part(limit, groups.len()).into(),
+        i64::try_from(limit).unwrap_or(i64::MAX).into(),
+        store.now().into(),
+    ];
+    let found = db.query_all_raw(statement(db, sql, values)).await?;
+    Ok(found.iter().map(read_hint).collect::<Result<_, _>>()?)
+}
+
+/// Marks due tasks that nobody has been told of in time as told now, and returns them to be announced.
+pub async fn reannounce(
+    store: &Store,
+    cursor: &mut Cursor,
+    limit: u64,
+) -> Result<Vec<Hint>, StoreError> {
+    let groups = groups(store, cursor).await?;
+    if groups.is_empty() || limit == 0 {
+        return Ok(Vec::new());
+    }
+    let now = store.now();
+    let unheard = longest_unheard(store, &groups, now, limit).await?;
+    if unheard.is_empty() {
+        return Ok(unheard);
+    }
+    let db = store.engine();
+    let sql = format!(
+        "UPDATE task SET hint_at = $2 FROM {} WHERE task.id = x.id AND task.state = 'queued' AND task.hint_at <= $3",
+        rows(db.get_database_backend(), 1, ID)
+    );
+    let values = [
+        ids(unheard.iter().map(|hint| hint.task.uuid()))?,
+        (now + SILENCE).into(),
+        now.into(),
+    ];
+    db.execute_raw(statement(db, sql, values)).await?;
+    Ok(unheard)
+}
+
+/// Tasks `by` may run now, every share in its turn: what a worker lives on while the queue is away.
+pub async fn due(
+    store: &Store,
+    by: &Claimer,
+    cursor: &mut Cursor,
+    limit: u64,
+) -> Result<Vec<Id<Task>>, StoreError> {
+    let mut groups = groups(store, cursor).await?;
+    groups.retain(|group| by.kinds.iter().any(|known| known.kind == group.kind));
+    if groups.is_empty() || limit == 0 {
+        return Ok(Vec::new());
+    }
+    // What has been announced counts as well: whoever was told may have lost it with the queue.
+    let ever = store.now() + SILENCE;
+    let hints = longest_unheard(store, &groups, ever, limit).await?;
+    Ok(hints.into_iter().map(|hint| hint.task).collect())
+}
+
+/// When the next parked or postponed task is due.
+pub async fn next_due(store: &Store) -> Result<Option<DateTimeUtc>, StoreError> {
+    let mut cursor = Cursor::default();
+    let groups = groups(store, &mut cursor).await?;
+    let db = store.engine();
+    let sql = format!(
+        "SELECT MIN(at) AS at FROM ( \
+           SELECT MIN(run_at) AS at FROM task WHERE state = 'waiting' \
+           UNION ALL SELECT MIN(next_at) FROM task_schedule WHERE enabled \
+           UNION ALL SELECT (SELECT MIN(hint_at) FROM task WHERE state = 'queued' AND kind = x.kind AND share = x.share) \
+             FROM {} WHERE NOT EXISTS \
+               (SELECT 1 FROM task_kind AS k WHERE k.name = x.kind AND k.paused_at IS NOT NULL)) AS next",
+        rows(db.get_database_backend(), 1, GROUP)
+    );
+    let next = db
+        .query_one_raw(statement(db, sql, [batch(&groups)?]))
+        .await?;
+    Ok(next
+        .map(|row| row.try_get::<Option<DateTimeUtc>>("", "at"))
+        .transpose()?
+        .flatten())
+}

@@ -1,0 +1,351 @@
+//! Adding tasks: one in a transaction with what asks for it, or many from many callers in one statement.
+
+use chrono::TimeDelta;
+use sea_orm::{ConnectionTrait, DbBackend, entity::prelude::*};
+use serde::Serialize;
+
+use super::{Column, Entity, LIVE, Model, NewTask, SILENCE};
+use crate::{
+    domain::{ChangeKind, Id, id::Task, task::TaskState},
+    error::{AppError, StoreError},
+    store::{
+        Posted, Store, Tx,
+        batch::{Batcher, Limits},
+        source::{Cell, batch, hex, hex_or_null, rows, stamp, statement},
+    },
+};
+
+/// What came of an insertion.
+#[derive(Clone, Debug)]
+pub struct Enqueued {
+    pub task: Model,
+    /// False when the idempotency key or the unique key led to an earlier task.
+    pub is_new: bool,
+}
+
+const COLUMNS: &[(&str, Cell)] = &[
+    ("id", Cell::Uuid),
+    ("kind", Cell::Text),
+    ("input_version", Cell::Int),
+    ("input", Cell::Json),
+    ("owner_id", Cell::Uuid),
+    ("share", Cell::Uuid),
+    ("subject_id", Cell::Uuid),
+    ("parent_id", Cell::Uuid),
+    ("priority", Cell::Int),
+    ("max_attempts", Cell::Int),
+    ("run_at", Cell::Time),
+    ("hint_at", Cell::Time),
+    ("deadline_at", Cell::Time),
+    ("idempotency_key", Cell::Text),
+    ("unique_key", Cell::Text),
+];
+
+#[derive(Serialize)]
+struct Row<'a> {
+    #[serde(serialize_with = "hex")]
+    id: Uuid,
+    kind: &'a str,
+    input_version: i32,
+    input: &'a Json,
+    #[serde(serialize_with = "hex_or_null")]
+    owner_id: Option<Uuid>,
+    #[serde(serialize_with = "hex")]
+    share: Uuid,
+    #[serde(serialize_with = "hex_or_null")]
+    subject_id: Option<Uuid>,
+    #[serde(serialize_with = "hex_or_null")]
+    parent_id: Option<Uuid>,
+    priority: i16,
+    max_attempts: i32,
+    run_at: String,
+    hint_at: String,
+    deadline_at: String,
+    idempotency_key: Option<&'a str>,
+    unique_key: Option<&'a str>,
+}
+
+/// The row a task begins as.
+fn begin(id: Id<Task>, task: NewTask, now: DateTimeUtc) -> Model {
+    let run_at = task.run_at.map_or(now, |at| at.max(now));
+    let hint_at = if run_at > now { run_at } else { now + SILENCE };
+    let deadline = TimeDelta::from_std(task.deadline).unwrap_or(TimeDelta::MAX);
+    Model {
+        id: id.uuid(),
+        kind: task.kind.clone().into_owned(),
+        input_version: task.input_version,
+        owner_id: task.owner.map(Id::uuid),
+        share: task.share(),
+        input: task.input,
+        subject_id: task.subject,
+        parent_id: task.parent.map(Id::uuid),
+        state: TaskState::Queued.as_str().to_owned(),
+        priority: task.priority.rank(),
+        version: 1,
+        attempt: 0,
+        failures: 0,
+        max_attempts: task.max_attempts,
+        run_at,
+        hint_at,
+        deadline_at: run_at
+            .checked_add_signed(deadline)
+            .unwrap_or(DateTimeUtc::MAX_UTC),
+        worker_id: None,
+        lease_until: None,
+        wake_on: None,
+        signalled: false,
+        cancel_requested_at: None,
+        progress: 0,
+        progress_message: None,
+        result: None,
+        error_code: None,
+        error_message: None,
+        idempotency_key: task.idempotency_key,
+        unique_key: task.unique_key,
+        created_at: now,
+        started_at: None,
+        finished_at: None,
+    }
+}
+
+fn insertion(
+    backend: DbBackend,
+    tasks: &[Model],
+    now: DateTimeUtc,
+) -> Result<(String, Vec<sea_orm::Value>), DbErr> {
+    let list: Vec<Row> = tasks
+        .iter()
+        .map(|task| Row {
+            id: task.id,
+            kind: &task.kind,
+            input_version: task.input_version,
+            input: &task.input,
+            owner_id: task.owner_id,
+            share: task.share,
+            subject_id: task.subject_id,
+            parent_id: task.parent_id,
+            priority: task.priority,
+            max_attempts: task.max_attempts,
+            run_at: stamp(task.run_at),
+            hint_at: stamp(task.hint_at),
+            deadline_at: stamp(task.deadline_at),
+            idempotency_key: task.idempotency_key.as_deref(),
+            unique_key: task.unique_key.as_deref(),
+        })
+        .collect();
+    let names: Vec<&str> = COLUMNS.iter().map(|(name, _)| *name).collect();
+    let values: Vec<String> = names.iter().map(|name| format!("x.{name}")).collect();
+    let sql = format!(
+        "INSERT INTO task ({}, state, version, attempt, failures, progress, signalled, created_at) \
+         SELECT {}, 'queued', 1, 0, 0, 0, FALSE, $2 FROM {} WHERE TRUE \
+         ON CONFLICT DO NOTHING RETURNING id",
+        names.join(", "),
+        values.join(", "),
+        rows(backend, 1, COLUMNS)
+    );
+    Ok((sql, vec![batch(&list)?, now.into()]))
+}
+
+/// Adds tasks to the open transaction, with their announcements; an earlier one takes the place of a repeated one.
+pub(super) async fn insert_all(
+    tx: &mut Tx<'_>,
+    tasks: Vec<NewTask>,
+) -> Result<Vec<Enqueued>, StoreError> {
+    if tasks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let now = tx.now();
+    let tasks: Vec<Model> = tasks
+        .into_iter()
+        .map(|task| begin(tx.new_id(), task, now))
+        .collect();
+    let (sql, values) = insertion(tx.get_database_backend(), &tasks, now)?;
+    let inserted = tx.query_all_raw(statement(tx, sql, values)).await?;
+    let added: std::collections::HashSet<Uuid> = inserted
+        .iter()
+        .map(|row| row.try_get("", "id"))
+        .collect::<Result<_, _>>()?;
+    let mut enqueued = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let is_new = added.contains(&task.id);
+        let task = if is_new {
+            tx.changed(task.change(ChangeKind::Updated));
+            if task.run_at <= now {
+                tx.dispatch(task.hint());
+            }
+            task
+        } else {
+            earlier(tx, &task).await?.ok_or(StoreError::Stale)?
+        };
+        enqueued.push(Enqueued { task, is_new });
+    }
+    Ok(enqueued)
+}
+
+/// Adds one task to the open transaction, with its announcement.
+pub async fn insert(tx: &mut Tx<'_>, task: NewTask) -> Result<Enqueued, StoreError> {
+    let mut enqueued = insert_all(tx, vec![task]).await?;
+    enqueued.pop().ok_or(StoreError::Stale)
+}
+
+/// The task that has taken the key of `task`.
+async fn earlier(db: &impl ConnectionTrait, task: &Model) -> Result<Option<Model>, StoreError> {
+    if let Some(key) = &task.idempotency_key {
+        let same = Entity::find()
+            .filter(Column::Share.eq(task.share))
+            .filter(Column::IdempotencyKey.eq(key));
+        if let Some(found) = same.one(db).await? {
+            return Ok(Some(found));
+        }
+    }
+    let Some(key) = &task.unique_key else {
+        return Ok(None);
+    };
+    let live = [TaskState::Queued, TaskState::Running, TaskState::Waiting].map(TaskState::as_str);
+    let same = Entity::find()
+        .filter(Column::UniqueKey.eq(key))
+        .filter(Column::State.is_in(live));
+    Ok(same.one(db).await?)
+}
+
+/// Adds tasks that nothing else has to be written with: on PostgreSQL one statement, one flush to the disk.
+pub async fn insert_batch(store: &Store, tasks: Vec<NewTask>) -> Result<Vec<Enqueued>, StoreError> {
+    if store.engine().get_database_backend() != DbBackend::Postgres {
+        let mut tx = store.begin_engine().await?;
+        let enqueued = insert_all(&mut tx, tasks).await?;
+        tx.commit().await?;
+        return Ok(enqueued);
+    }
+    if tasks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let now = store.now();
+    let tasks: Vec<Model> = tasks
+        .into_iter()
+        .map(|task| begin(store.new_id(), task, now))
+        .collect();
+    let (sql, mut values) = insertion(DbBackend::Postgres, &tasks, now)?;
+    // What is told of a repeated one is told of nothing, which does no harm.
+    let changes: Vec<_> = tasks
+        .iter()
+        .map(|task| task.change(ChangeKind::Updated))
+        .collect();
+    let message = store.entropy.uuid(now);
+    values.extend([message.into(), batch(&changes)?]);
+    let sql = format!(
+        "WITH added AS ({sql}), \
+         posted AS (INSERT INTO outbox (id, message, created_at) VALUES ($3, $4::jsonb, $2)) SELECT id FROM added"
+    );
+    let inserted = store
+        .engine()
+        .query_all_raw(statement(store.engine(), sql, values))
+        .await?;
+    let added: std::collections::HashSet<Uuid> = inserted
+        .iter()
+        .map(|row| row.try_get("", "id"))
+        .collect::<Result<_, _>>()?;
+    let is_ready = |task: &&Model| added.contains(&task.id) && task.run_at <= now;
+    let hints = tasks.iter().filter(is_ready).map(Model::hint).collect();
+    store.tell(Posted {
+        id: Some(message),
+        changes,
+        hints,
+    });
+    let mut enqueued = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let is_new = added.contains(&task.id);
+        let task = if is_new {
+            task
+        } else {
+            earlier(store.engine(), &task)
+                .await?
+                .ok_or(StoreError::Stale)?
+        };
+        enqueued.push(Enqueued { task, is_new });
+    }
+    Ok(enqueued)
+}
+
+/// How many tasks of a share have not ended; counted up to `most`.
+pub async fn live_of_share(store: &Store, share: Uuid, most: u64) -> Result<u64, StoreError> {
+    let sql = format!(
+        "SELECT COUNT(*) AS count FROM (SELECT 1 FROM task WHERE share = $1 AND state IN {LIVE} LIMIT $2) AS live"
+    );
+    let limit = i64::try_from(most).unwrap_or(i64::MAX);
+    let counted = store
+        .engine()
+        .query_one_raw(statement(store.engine(), sql, [share.into(), limit.into()]))
+        .await?;
+    let count: i64 = counted.map_or(Ok(0), |row| row.try_get("", "count"))?;
+    Ok(count.unsigned_abs())
+}
+
+/// Enqueues tasks of many callers together.
+#[derive(Clone)]
+pub struct Enqueuer(Batcher<NewTask, Result<Enqueued, Refusal>>);
+
+/// Why a whole batch was not written; each of its callers gets the same.
+#[derive(Clone, Debug)]
+struct Refusal {
+    is_outage: bool,
+    words: String,
+}
+
+impl Enqueuer {
+    pub fn new(store: Store) -> Self {
+        const LIMITS: Limits = Limits {
+            batch: 500,
+            lanes: 2,
+            waiting: 20_000,
+        };
+        Self(Batcher::new(LIMITS, move |tasks| {
+            let store = store.clone();
+            Box::pin(async move { write(&store, tasks).await })
+        }))
+    }
+
+    /// Enqueues one task; it is on the disk on return.
+    pub async fn enqueue(&self, task: NewTask) -> Result<Enqueued, AppError> {
+        match self.0.submit(task).await {
+            Ok(Ok(enqueued)) => Ok(enqueued),
+            Ok(Err(refusal)) if refusal.is_outage => Err(AppError::Unavailable {
+                what: "the database",
+            }),
+            Ok(Err(refusal)) => Err(AppError::internal(std::io::Error::other(refusal.words))),
+            Err(_) => Err(AppError::Unavailable {
+                what: "the task queue",
+            }),
+        }
+    }
+}
+
+async fn write(store: &Store, tasks: Vec<NewTask>) -> Vec<Result<Enqueued, Refusal>> {
+    let count = tasks.len();
+    match insert_batch(store, tasks.clone()).await {
+        Ok(enqueued) => return enqueued.into_iter().map(Ok).collect(),
+        Err(error) if count == 1 || error.is_outage() => {
+            let refusal = Refusal {
+                is_outage: error.is_outage(),
+                words: error.to_string(),
+            };
+            return vec![Err(refusal); count];
+        }
+        Err(error) => tracing::debug!(%error, "a batch is written one by one"),
+    }
+    // One of them cannot be written; the others do not suffer for it.
+    let mut answers = Vec::with_capacity(count);
+    for task in tasks {
+        let one = insert_batch(store, vec![task]).await;
+        answers.push(match one {
+            Ok(mut one) => one.pop().ok_or(Refusal {
+                is_outage: false,
+                words: "nothing was written".to_owned(),
+            }),
+            Err(error) => Err(Refusal {
+                is_outage: error.is_outage(),
+                words: error.to_string(),
+            }),
+        });
+    }
+    answers
+}

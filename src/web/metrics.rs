@@ -1,0 +1,51 @@
+//! The meters of this process and the depths of the queue, for Prometheus.
+
+use poem::{
+    Response, handler,
+    http::{StatusCode, header},
+    web::Data,
+};
+
+use super::Web;
+use crate::{
+    error::StoreError,
+    store::{statistics, workers},
+    telemetry::meters::{DepthLabels, MEDIA_TYPE},
+};
+
+/// OpenMetrics text. While the database is away the depths are missing and the rest stands.
+#[handler]
+pub async fn text(web: Data<&Web>) -> Response {
+    if let Err(error) = count(&web).await {
+        tracing::debug!(%error, "the depths are not known now");
+        web.meters.depth.clear();
+    }
+    match web.meters.text() {
+        Ok(text) => Response::builder()
+            .header(header::CONTENT_TYPE, MEDIA_TYPE)
+            .body(text),
+        Err(error) => {
+            tracing::error!(%error, "the meters could not be written");
+            Response::builder()
+                .status(StatusCode::INTERNAL_SERVER_ERROR)
+                .finish()
+        }
+    }
+}
+
+async fn count(web: &Web) -> Result<(), StoreError> {
+    let (statistics, workers) =
+        tokio::try_join!(statistics::latest(&web.store), workers::all(&web.store))?;
+    web.meters.depth.clear();
+    for depth in statistics.depths {
+        let labels = DepthLabels {
+            kind: depth.kind,
+            state: depth.state,
+        };
+        web.meters.depth.get_or_create(&labels).set(depth.count);
+    }
+    web.meters
+        .workers
+        .set(i64::try_from(workers.len()).unwrap_or(i64::MAX));
+    Ok(())
+}
