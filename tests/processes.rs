@@ -1,16 +1,16 @@
 //! The real binary, as several processes on real PostgreSQL and Redis: kills, flushes, outages and bad settings.
 
-use std::{process::Stdio, time::Duration};
+use std::time::Duration;
 
-use fred::interfaces::ClientLike as _;
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
-use tokio::process::Command;
 
 use crate::harness::{
     Ground, PATIENCE, Person, nap,
     process::{Process, output},
-    required, until, until_within,
+    required,
+    servers::{Postgres, Redis, free_port},
+    until, until_within,
 };
 
 /// A ground on PostgreSQL and Redis; fails loudly without them.
@@ -18,59 +18,6 @@ async fn ground() -> Ground {
     required("TEST_DATABASE_URL");
     required("TEST_REDIS_URL");
     Ground::new().await
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
-
-/// A Redis of the test's own, which it may flush and kill.
-struct Redis {
-    port: u16,
-    child: tokio::process::Child,
-}
-
-impl Redis {
-    fn start(port: u16) -> Self {
-        let port_text = port.to_string();
-        let arguments = [
-            "--port",
-            &port_text,
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ];
-        let child = Command::new("redis-server")
-            .args(arguments)
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        Self { port, child }
-    }
-
-    fn url(port: u16) -> String {
-        format!("redis://127.0.0.1:{port}/0")
-    }
-
-    async fn flush_all(&self) {
-        let config = fred::types::config::Config::from_url(&Self::url(self.port)).unwrap();
-        let client = fred::types::Builder::from_config(config).build().unwrap();
-        client.init().await.unwrap();
-        let _: () = client.flushall(false).await.unwrap();
-        client.quit().await.unwrap();
-    }
-
-    async fn kill(mut self) {
-        self.child.kill().await.unwrap();
-    }
 }
 
 #[tokio::test]
@@ -295,102 +242,6 @@ async fn redis_may_be_away_at_the_start_and_go_at_any_time() {
     );
     drop((web, worker, redis));
     ground.clear().await;
-}
-
-/// A PostgreSQL of the test's own, which it may stop.
-struct Postgres {
-    folder: tempfile::TempDir,
-    port: u16,
-}
-
-impl Postgres {
-    async fn run(&self, program: &str, arguments: &[&str]) {
-        let path = format!("{}/{program}", required("TEST_POSTGRES_BIN"));
-        let is_root = std::process::Command::new("id")
-            .arg("-u")
-            .output()
-            .unwrap()
-            .stdout
-            == b"0\n";
-        let mut command = if is_root {
-            let mut command = Command::new("runuser");
-            command.args(["-u", "postgres", "--", &path]);
-            command
-        } else {
-            Command::new(path)
-        };
-        let status = command
-            .args(arguments)
-            .current_dir("/")
-            .stdout(Stdio::null())
-            .status()
-            .await
-            .unwrap();
-        assert!(status.success(), "{program} {arguments:?}");
-    }
-
-    async fn create() -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("pg")
-            .tempdir_in("/tmp")
-            .unwrap();
-        let postgres = Self {
-            folder,
-            port: free_port(),
-        };
-        let owner = Command::new("chown")
-            .arg("postgres")
-            .arg(postgres.folder.path())
-            .status()
-            .await;
-        assert!(owner.unwrap().success());
-        postgres
-            .run(
-                "initdb",
-                &["-D", &postgres.data(), "-U", "postgres", "--auth=trust"],
-            )
-            .await;
-        postgres
-    }
-
-    fn data(&self) -> String {
-        self.folder.path().join("data").display().to_string()
-    }
-
-    async fn start(&self) {
-        let options = format!(
-            "-p {} -k {} -c listen_addresses=127.0.0.1 -c fsync=off",
-            self.port,
-            self.folder.path().display()
-        );
-        let log = self.folder.path().join("log").display().to_string();
-        self.run(
-            "pg_ctl",
-            &[
-                "-D",
-                &self.data(),
-                "-o",
-                &options,
-                "-l",
-                &log,
-                "-w",
-                "start",
-            ],
-        )
-        .await;
-    }
-
-    async fn stop(&self) {
-        self.run(
-            "pg_ctl",
-            &["-D", &self.data(), "-m", "immediate", "-w", "stop"],
-        )
-        .await;
-    }
-
-    fn url(&self) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
-    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod process;
+pub mod servers;
 pub mod socket;
 
 use std::{
