@@ -8,6 +8,7 @@ mod harness;
 
 mod accounts;
 mod architecture;
+mod chaos;
 mod containers;
 mod docker;
 mod live;

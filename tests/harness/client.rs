@@ -74,6 +74,11 @@ impl Person {
     }
 
     pub async fn send(&self, query: &str, variables: Value) -> Reply {
+        self.try_send(query, variables).await.unwrap()
+    }
+
+    /// The answer, or why there was none.
+    pub async fn try_send(&self, query: &str, variables: Value) -> reqwest::Result<Reply> {
         let url = format!("http://{}/graphql", self.address);
         let mut request = HTTP
             .post(url)
@@ -81,7 +86,7 @@ impl Person {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        Reply(request.send().await.unwrap().json().await.unwrap())
+        Ok(Reply(request.send().await?.json().await?))
     }
 
     pub async fn ask(&self, query: &str) -> Reply {

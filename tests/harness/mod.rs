@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-pub use client::Person;
+pub use client::{Person, Reply};
 use main_webserver::{
     app::{App, Role, Seams},
     config::{Settings, Sources},
@@ -86,6 +86,11 @@ impl Ground {
         self.settings.retain(|(known, _)| known != key);
         self.settings.push((key.to_owned(), value.to_owned()));
         self
+    }
+
+    pub fn setting(&self, key: &str) -> &str {
+        let found = self.settings.iter().find(|(known, _)| known == key);
+        found.map(|(_, value)| value.as_str()).unwrap()
     }
 
     pub fn folder(&self) -> &std::path::Path {
