@@ -5,6 +5,7 @@
 #   sqlite     everything that needs no server, on SQLite and the in-process queue
 #   postgres   the same on PostgreSQL and Redis
 #   processes  real processes on PostgreSQL and Redis: kills, flushes, outages, bad settings
+#   chaos      one fault after the other under load: what is lost, what is done twice, how long recovery takes
 #   docker     a real Docker engine: conformance, containers end to end, a killed worker
 #   doc        documentation tests and the documentation itself
 #   browser    the console in Chromium, and client libraries
@@ -14,7 +15,7 @@
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-ALL="lint sqlite postgres processes docker doc browser"
+ALL="lint sqlite postgres processes chaos docker doc browser"
 PARTS="${*:-$ALL}"
 RUN="$(mktemp -d /tmp/main-webserver-tests.XXXXXX)"
 PIDS=()
@@ -136,12 +137,25 @@ part_sqlite() {
 
 part_postgres() {
     start_servers || return 3
-    cargo nextest run --locked --no-fail-fast -E 'binary(it) and not test(/^(docker|processes)::/)'
+    cargo nextest run --locked --no-fail-fast -E 'binary(it) and not test(/^(docker|processes|chaos)::/)'
 }
 
 part_processes() {
     start_servers || return 3
     cargo nextest run --locked --no-fail-fast --ignore-default-filter -E 'test(/^processes::/)'
+}
+
+part_chaos() {
+    start_servers || return 3
+    local rows="${CARGO_TARGET_DIR:-target}/tmp/chaos" code
+    rm -f "$rows"/*.row
+    # One at a time: each has the machine to itself, so that the times mean something.
+    cargo nextest run --locked --no-fail-fast --ignore-default-filter -j 1 -E 'test(/^chaos::/)'
+    code=$?
+    # A fault without a row is one whose test did not come to its verdict.
+    { echo 'fault | tasks | lost | duplicated | probe ms | all ms' && cat "$rows"/*.row; } |
+        awk -F' [|] ' '{ printf "%-44s %5s %5s %10s %9s %8s\n", $1, $2, $3, $4, $5, $6 }'
+    return $code
 }
 
 part_docker() {
