@@ -107,17 +107,16 @@ async fn the_web_server_is_killed_while_it_accepts() {
 #[tokio::test]
 async fn redis_is_killed_and_comes_back_empty() {
     let fault = "Redis away for 2 s, back empty";
-    survives(
-        "06-redis-restart",
-        fault,
-        Wanted::default(),
-        async |stage| {
-            stage.kill_redis().await;
-            nap(2000).await;
-            stage.start_redis();
-            stage.fault_ends();
-        },
-    )
+    let wanted = Wanted {
+        is_direct: true,
+        ..Wanted::default()
+    };
+    survives("06-redis-restart", fault, wanted, async |stage| {
+        stage.kill_redis().await;
+        nap(2000).await;
+        stage.start_redis();
+        stage.fault_ends();
+    })
     .await;
 }
 
@@ -152,6 +151,7 @@ async fn postgres_is_stopped_at_once_and_started() {
     let fault = "PostgreSQL immediate stop, back after 1 s";
     let wanted = Wanted {
         own_postgres: true,
+        is_direct: true,
         ..Wanted::default()
     };
     survives("09-postgres-restart", fault, wanted, async |stage| {

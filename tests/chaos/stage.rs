@@ -64,6 +64,8 @@ pub struct Wanted {
     /// A PostgreSQL that may be stopped, instead of a database on the run's server.
     pub own_postgres: bool,
     pub loses_first_answers: bool,
+    /// No proxy before the servers: one that is down refuses connections, where a proxy resets them.
+    pub is_direct: bool,
 }
 
 impl Stage {
@@ -84,8 +86,10 @@ impl Stage {
         };
         let host = url.host_str().unwrap();
         let database = Proxy::to(&format!("{host}:{}", url.port().unwrap_or(5432))).await;
-        url.set_host(Some("127.0.0.1")).unwrap();
-        url.set_port(Some(database.port)).unwrap();
+        if !wanted.is_direct {
+            url.set_host(Some("127.0.0.1")).unwrap();
+            url.set_port(Some(database.port)).unwrap();
+        }
         let redis_port = free_port();
         let redis = Redis::start(redis_port);
         let cache = Proxy::to(&format!("127.0.0.1:{redis_port}")).await;
@@ -96,7 +100,14 @@ impl Stage {
         .await;
         let ground = ground
             .with("DATABASE_URL", url.as_str())
-            .with("REDIS_URL", &Redis::url(cache.port))
+            .with(
+                "REDIS_URL",
+                &Redis::url(if wanted.is_direct {
+                    redis_port
+                } else {
+                    cache.port
+                }),
+            )
             .with("PROVIDER", "docker")
             .with("DOCKER_HOST", &format!("tcp://{}", engine.address));
         let web = Process::start(&ground, "web").await;
