@@ -146,7 +146,12 @@ impl App {
             Arc::clone(&seams.clock),
             Arc::clone(&seams.entropy),
         );
-        let auth = Auth::new(&keyring, settings.access_token, settings.refresh_token);
+        let auth = Auth::new(
+            &store,
+            &keyring,
+            settings.access_token,
+            settings.refresh_token,
+        );
         let admission = Admission::new(settings.tasks_per_owner, settings.tasks_total);
         let services = Services::new(store.clone(), auth.clone(), keyring.clone(), admission);
         let seeded = services.seed(settings).await?;

@@ -14,7 +14,7 @@ use crate::{
         policy::{Role, Viewer},
     },
     error::AppError,
-    store::{Store, accounts, sessions},
+    store::{Store, standings::Standings},
 };
 
 /// The checks of identity, and what they are made with.
@@ -23,15 +23,22 @@ pub struct Auth {
     pub passwords: Arc<Passwords>,
     pub tokens: Arc<AccessTokens>,
     pub refresh_life: Duration,
+    standings: Standings,
 }
 
 impl Auth {
-    pub fn new(keyring: &Keyring, access_life: Duration, refresh_life: Duration) -> Self {
+    pub fn new(
+        store: &Store,
+        keyring: &Keyring,
+        access_life: Duration,
+        refresh_life: Duration,
+    ) -> Self {
         let tokens = AccessTokens::new(&keyring.access_token_key(), access_life);
         Self {
             passwords: Arc::new(Passwords::default()),
             tokens: Arc::new(tokens),
             refresh_life,
+            standings: Standings::new(store.clone()),
         }
     }
 
@@ -54,20 +61,15 @@ impl Auth {
             "the authorization has the form 'Bearer <access token>'",
         ))?;
         let claimed = self.tokens.verify(token.trim(), store.now())?;
-        let session = sessions::unscoped_by_id(store.db(), claimed.session)
-            .await?
-            .ok_or(OVER)?;
-        if !session.is_live(store.now()) || session.owner() != claimed.user {
+        let standing = self.standings.of(claimed.session).await?.ok_or(OVER)?;
+        if !standing.is_live(store.now()) || standing.owner() != claimed.user {
             return Err(OVER);
         }
-        let account = accounts::unscoped_by_id(store.db(), claimed.user)
-            .await?
-            .ok_or(OVER)?;
-        if account.disabled {
+        if standing.disabled {
             return Err(AppError::Unauthenticated("this account is disabled"));
         }
-        let (id, session) = (account.id(), session.id());
-        Ok(match account.role()? {
+        let (id, session) = (standing.owner(), standing.session());
+        Ok(match standing.role()? {
             Role::User => Viewer::User { id, session },
             Role::Admin => Viewer::Admin { id, session },
         })

@@ -7,6 +7,8 @@ mod app;
 mod container;
 pub mod error;
 mod page;
+mod queue;
+mod schedule;
 mod task;
 
 use std::{sync::Arc, time::Duration};
@@ -32,6 +34,8 @@ pub struct Query(
     app::AppQuery,
     container::ContainerQuery,
     task::TaskQuery,
+    queue::QueueQuery,
+    schedule::ScheduleQuery,
 );
 
 /// Everything that can be done.
@@ -40,6 +44,8 @@ pub struct Mutation(
     account::AccountMutation,
     container::ContainerMutation,
     task::TaskMutation,
+    queue::QueueMutation,
+    schedule::ScheduleMutation,
 );
 
 /// Everything that can be watched.

@@ -20,6 +20,7 @@ use crate::{
     error::AppError,
     live::{self, EventBus},
     store::{
+        archive,
         scoped::Scoped as _,
         task_logs,
         tasks::{self, TaskInput as _},
@@ -64,6 +65,34 @@ pub struct TaskError {
     code: String,
     /// What happened, for people.
     message: String,
+}
+
+/// A finished step of a task.
+#[derive(SimpleObject)]
+pub struct TaskStep {
+    /// Its name.
+    name: String,
+    /// What came of it.
+    output: Json<serde_json::Value>,
+    /// When it was undone, because the task was given up.
+    undone_at: Option<DateTime<Utc>>,
+}
+
+/// A task that ended long ago, as the archive keeps it.
+#[derive(SimpleObject)]
+pub struct ArchivedTask {
+    /// The id it had as a task.
+    id: ID,
+    /// What kind of work it was.
+    kind: String,
+    /// How it ended.
+    state: TaskState,
+    /// When it ended.
+    finished_at: DateTime<Utc>,
+    /// When it went into the archive.
+    archived_at: DateTime<Utc>,
+    /// All of it: its input, result, error, attempts and log.
+    document: Json<serde_json::Value>,
 }
 
 /// How loud a log line is.
@@ -144,6 +173,34 @@ impl Task {
         let is_about_container = [create_container::Input::KIND, delete_container::Input::KIND]
             .contains(&self.0.kind.as_str());
         is_about_container.then(|| Id::<id::Container>::new(subject).to_string().into())
+    }
+    /// What it was asked to do, as its kind wrote it down.
+    async fn input(&self) -> Json<serde_json::Value> {
+        Json(self.0.input.clone())
+    }
+    /// The version of the input's form.
+    async fn input_version(&self) -> i32 {
+        self.0.input_version
+    }
+    /// The task it is a part of.
+    async fn parent_id(&self) -> Option<ID> {
+        let parent = Id::<id::Task>::new(self.0.parent_id?);
+        Some(parent.to_string().into())
+    }
+    /// The parts it has split its work into, the oldest first; at most 100.
+    async fn children(&self, ctx: &Context<'_>) -> Result<Vec<Task>> {
+        let children = services(ctx).children(viewer(ctx)?, &self.0).await?;
+        Ok(children.into_iter().map(Task).collect())
+    }
+    /// The steps it has finished and does not repeat, in order.
+    async fn steps(&self, ctx: &Context<'_>) -> Result<Vec<TaskStep>> {
+        let steps = tasks::steps(&services(ctx).store, self.0.id()).await?;
+        let step = |step: tasks::Step| TaskStep {
+            name: step.name,
+            output: Json(step.output),
+            undone_at: step.compensated_at,
+        };
+        Ok(steps.into_iter().map(step).collect())
     }
     /// What came of it.
     async fn result(&self) -> Option<Json<serde_json::Value>> {
@@ -283,6 +340,9 @@ impl TaskQuery {
         #[graphql(desc = "At most so many, from the end; 0 to 100.")] last: Option<i32>,
         #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
         #[graphql(desc = "Only those in one of these states.")] states: Option<Vec<TaskState>>,
+        #[graphql(desc = "Only those of one of these kinds, such as `demo`.")] kinds: Option<
+            Vec<String>,
+        >,
     ) -> Result<Page<Task>> {
         let viewer = viewer(ctx)?;
         crate::services::signed_in(viewer)?;
@@ -292,6 +352,9 @@ impl TaskQuery {
                 .into_iter()
                 .map(|state| task::TaskState::from(state).as_str());
             rows = rows.filter(tasks::Column::State.is_in(names));
+        }
+        if let Some(kinds) = kinds {
+            rows = rows.filter(tasks::Column::Kind.is_in(kinds));
         }
         let window = Window {
             first,
@@ -308,6 +371,48 @@ impl TaskQuery {
             |row| (row.id, Task(row)),
         )
         .await?)
+    }
+
+    /// The viewer's tasks that ended long ago, or everybody's for an administrator; the newest first.
+    async fn archived_tasks(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "At most so many, from the start; 0 to 100.")] first: Option<i32>,
+        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
+        #[graphql(desc = "At most so many, from the end; 0 to 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
+    ) -> Result<Page<ArchivedTask>> {
+        let viewer = viewer(ctx)?;
+        crate::services::signed_in(viewer)?;
+        let window = Window {
+            first,
+            after,
+            last,
+            before,
+        };
+        let rows = archive::Entity::visible_to(viewer, Action::Read);
+        let wrap = |row: archive::Model| (row.id, archived(row));
+        Ok(page(
+            ctx,
+            &services(ctx).store,
+            rows,
+            archive::Column::Id,
+            window,
+            wrap,
+        )
+        .await?)
+    }
+}
+
+fn archived(row: archive::Model) -> ArchivedTask {
+    let state = row.state().unwrap_or(task::TaskState::Failed);
+    ArchivedTask {
+        id: row.id().to_string().into(),
+        kind: row.kind,
+        state: state.into(),
+        finished_at: row.finished_at,
+        archived_at: row.archived_at,
+        document: Json(row.document),
     }
 }
 

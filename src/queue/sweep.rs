@@ -17,7 +17,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// The shortest, when there is more to do than one sweep does.
 const SHORTEST: Duration = Duration::from_millis(50);
 /// How long the leader may be silent before another takes over.
-const LEAD: Duration = Duration::from_secs(5);
+const LEAD: Duration = Duration::from_secs(3);
 /// How long a message may take from its commit to its sending.
 const RELAY: Duration = Duration::from_secs(2);
 /// Rows one statement changes.

@@ -192,9 +192,9 @@ impl Worker {
 
     async fn take_tasks(self: Arc<Self>, stop: CancellationToken) {
         let slots = Arc::new(Semaphore::new(self.settings.concurrency));
-        let mut cursor = Cursor::default();
+        let mut hand = Hand::default();
         while !stop.is_cancelled() {
-            match self.take_some(&slots, &mut cursor, &stop).await {
+            match self.take_some(&slots, &mut hand, &stop).await {
                 Ok(claimed) => {
                     for (task, slot) in claimed {
                         // Known from now on, so that a stop that comes before its first step reaches it.
@@ -215,9 +215,10 @@ impl Worker {
     async fn take_some(
         &self,
         slots: &Arc<Semaphore>,
-        cursor: &mut Cursor,
+        hand: &mut Hand,
         stop: &CancellationToken,
     ) -> Result<Vec<(Claimed, OwnedSemaphorePermit)>, StoreError> {
+        let Hand { unclaimed, cursor } = hand;
         let hints = async {
             // The semaphore is never closed.
             let mut free: Vec<_> = Arc::clone(slots)
@@ -227,6 +228,10 @@ impl Worker {
                 .collect();
             while let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
                 free.push(slot);
+            }
+            if !unclaimed.is_empty() {
+                let count = unclaimed.len().min(free.len());
+                return Ok((unclaimed.drain(..count).collect(), free));
             }
             let ids = match self.queue.next(free.len(), HINT).await {
                 Ok(ids) => {
@@ -256,8 +261,14 @@ impl Worker {
             hints = hints => hints?,
         };
         self.leave_out_running(&mut ids);
-        let claimed = self.truth.claim(&ids, &self.claimer).await?;
-        Ok(claimed.into_iter().zip(free).collect())
+        match self.truth.claim(&ids, &self.claimer).await {
+            Ok(claimed) => Ok(claimed.into_iter().zip(free).collect()),
+            Err(error) => {
+                // These hints are nowhere else any more.
+                hand.unclaimed.extend(ids);
+                Err(error)
+            }
+        }
     }
 
     /// A task that runs here is not taken again: if the database has forgotten the claim, the same attempt would be
@@ -407,6 +418,14 @@ impl Worker {
             }
         }
     }
+}
+
+/// What the taking of tasks carries from one turn to the next.
+#[derive(Default)]
+struct Hand {
+    /// Hints that were taken and could not be followed, because the database was away.
+    unclaimed: Vec<Id<Task>>,
+    cursor: Cursor,
 }
 
 /// Writes `items` together. What the database refuses for one of them the others do not suffer for: then each is

@@ -1,6 +1,6 @@
 //! Starting, watching and cancelling tasks.
 
-use sea_orm::{ColumnTrait as _, QueryFilter as _, QuerySelect as _};
+use sea_orm::{ColumnTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _};
 
 use super::{Services, idempotency_key, signed_in};
 use crate::{
@@ -74,5 +74,14 @@ impl Services {
         signed_in(viewer)?;
         let reached = Entity::visible_to(viewer, Action::Read).filter(Column::Id.eq(id.uuid()));
         reached.one(self.store.db()).await?.ok_or(NO_TASK)
+    }
+
+    /// The children of a task the viewer may see.
+    pub async fn children(&self, viewer: Viewer, parent: &Model) -> Result<Vec<Model>, AppError> {
+        let children = Entity::visible_to(viewer, Action::Read)
+            .filter(Column::ParentId.eq(parent.id))
+            .order_by_asc(Column::Id)
+            .limit(100);
+        Ok(children.all(self.store.db()).await?)
     }
 }

@@ -139,6 +139,11 @@ pub async fn drop_old(store: &Store, cut: Cut, limit: u64) -> Result<u64, StoreE
     Ok(dropped.exec(store.engine()).await?.rows_affected)
 }
 
+/// An archived task, for the engine.
+pub async fn unscoped_by_id(store: &Store, id: Id<Task>) -> Result<Option<Model>, StoreError> {
+    Ok(Entity::find_by_id(id.uuid()).one(store.db()).await?)
+}
+
 fn document(task: &tasks::Model, lines: &[task_logs::Model]) -> Json {
     let at = |time: Option<DateTimeUtc>| time.map(stamp);
     let log: Vec<Json> = lines

@@ -11,6 +11,8 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use crate::error::{AppError, StoreError};
+
 type Write<I, O> = dyn Fn(Vec<I>) -> BoxFuture<'static, Vec<O>> + Send + Sync;
 
 /// Collects items and writes them together.
@@ -39,6 +41,34 @@ struct Waiting<I, O> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("too many items wait to be written")]
 pub struct Overloaded;
+
+/// Why a whole batch came to nothing; each of its callers gets the same.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    pub is_outage: bool,
+    words: String,
+}
+
+impl From<&StoreError> for Failed {
+    fn from(error: &StoreError) -> Self {
+        Self {
+            is_outage: error.is_outage(),
+            words: error.to_string(),
+        }
+    }
+}
+
+impl From<Failed> for AppError {
+    fn from(failed: Failed) -> Self {
+        if failed.is_outage {
+            Self::Unavailable {
+                what: "the database",
+            }
+        } else {
+            Self::internal(std::io::Error::other(failed.words))
+        }
+    }
+}
 
 impl<I, O> Clone for Batcher<I, O> {
     fn clone(&self) -> Self {

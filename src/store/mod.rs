@@ -19,6 +19,7 @@ pub mod schedules;
 pub mod scoped;
 pub mod sessions;
 mod source;
+pub mod standings;
 pub mod statistics;
 pub mod task_logs;
 pub mod tasks;

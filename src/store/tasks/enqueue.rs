@@ -10,7 +10,7 @@ use crate::{
     error::{AppError, StoreError},
     store::{
         Posted, Store, Tx,
-        batch::{Batcher, Limits},
+        batch::{Batcher, Failed, Limits},
         source::{Cell, batch, hex, hex_or_null, rows, stamp, statement},
     },
 };
@@ -282,14 +282,7 @@ pub async fn live_of_share(store: &Store, share: Uuid, most: u64) -> Result<u64,
 
 /// Enqueues tasks of many callers together.
 #[derive(Clone)]
-pub struct Enqueuer(Batcher<NewTask, Result<Enqueued, Refusal>>);
-
-/// Why a whole batch was not written; each of its callers gets the same.
-#[derive(Clone, Debug)]
-struct Refusal {
-    is_outage: bool,
-    words: String,
-}
+pub struct Enqueuer(Batcher<NewTask, Result<Enqueued, Failed>>);
 
 impl Enqueuer {
     pub fn new(store: Store) -> Self {
@@ -306,29 +299,20 @@ impl Enqueuer {
 
     /// Enqueues one task; it is on the disk on return.
     pub async fn enqueue(&self, task: NewTask) -> Result<Enqueued, AppError> {
-        match self.0.submit(task).await {
-            Ok(Ok(enqueued)) => Ok(enqueued),
-            Ok(Err(refusal)) if refusal.is_outage => Err(AppError::Unavailable {
-                what: "the database",
-            }),
-            Ok(Err(refusal)) => Err(AppError::internal(std::io::Error::other(refusal.words))),
-            Err(_) => Err(AppError::Unavailable {
-                what: "the task queue",
-            }),
-        }
+        let written = self.0.submit(task).await;
+        let written = written.map_err(|_| AppError::Unavailable {
+            what: "the task queue",
+        })?;
+        Ok(written?)
     }
 }
 
-async fn write(store: &Store, tasks: Vec<NewTask>) -> Vec<Result<Enqueued, Refusal>> {
+async fn write(store: &Store, tasks: Vec<NewTask>) -> Vec<Result<Enqueued, Failed>> {
     let count = tasks.len();
     match insert_batch(store, tasks.clone()).await {
         Ok(enqueued) => return enqueued.into_iter().map(Ok).collect(),
         Err(error) if count == 1 || error.is_outage() => {
-            let refusal = Refusal {
-                is_outage: error.is_outage(),
-                words: error.to_string(),
-            };
-            return vec![Err(refusal); count];
+            return vec![Err(Failed::from(&error)); count];
         }
         Err(error) => tracing::debug!(%error, "a batch is written one by one"),
     }
@@ -336,16 +320,8 @@ async fn write(store: &Store, tasks: Vec<NewTask>) -> Vec<Result<Enqueued, Refus
     let mut answers = Vec::with_capacity(count);
     for task in tasks {
         let one = insert_batch(store, vec![task]).await;
-        answers.push(match one {
-            Ok(mut one) => one.pop().ok_or(Refusal {
-                is_outage: false,
-                words: "nothing was written".to_owned(),
-            }),
-            Err(error) => Err(Refusal {
-                is_outage: error.is_outage(),
-                words: error.to_string(),
-            }),
-        });
+        let one = one.and_then(|mut one| one.pop().ok_or(StoreError::Stale));
+        answers.push(one.map_err(|error| Failed::from(&error)));
     }
     answers
 }
