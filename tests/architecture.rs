@@ -65,10 +65,6 @@ fn rooms_use_only_the_rooms_below_them() {
                     wrong.push(format!("{path}:{at}: {room} uses {used}"));
                 }
             }
-            // From `tasks` these two take the kinds' inputs only; a run comes with the engine.
-            if ["services", "graphql"].contains(&room) && text.contains("queue::") {
-                wrong.push(format!("{path}: {room} knows the engine"));
-            }
         },
     );
     assert!(wrong.is_empty(), "{wrong:#?}");

@@ -4,6 +4,7 @@
 #   lint       rustfmt, clippy with warnings denied
 #   sqlite     everything that needs no server, on SQLite and the in-process queue
 #   postgres   the same on PostgreSQL and Redis
+#   simulation ten thousand seeded worlds of the task engine, with everything going wrong in them
 #   processes  real processes on PostgreSQL and Redis: kills, flushes, outages, bad settings
 #   chaos      one fault after the other under load: what is lost, what is done twice, how long recovery takes
 #   docker     a real Docker engine: conformance, containers end to end, a killed worker
@@ -15,7 +16,7 @@
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-ALL="lint sqlite postgres processes chaos docker doc browser"
+ALL="lint sqlite postgres simulation processes chaos docker doc browser"
 PARTS="${*:-$ALL}"
 RUN="$(mktemp -d /tmp/main-webserver-tests.XXXXXX)"
 PIDS=()
@@ -137,7 +138,12 @@ part_sqlite() {
 
 part_postgres() {
     start_servers || return 3
-    cargo nextest run --locked --no-fail-fast -E 'binary(it) and not test(/^(docker|processes|chaos)::/)'
+    cargo nextest run --locked --no-fail-fast -E 'binary(it) and not test(/^(docker|processes|chaos|simulation)::/)'
+}
+
+part_simulation() {
+    SIM_SEEDS="${SIM_SEEDS:-10000}" cargo nextest run --locked --no-fail-fast --ignore-default-filter --no-capture \
+        -E 'test(/^simulation::/)'
 }
 
 part_processes() {

@@ -2,7 +2,7 @@
 
 use std::{panic::AssertUnwindSafe, time::Duration};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use futures_util::FutureExt as _;
 
 use super::{GiveUp, Run, Stop, StopReason, TaskError, Worker, kind::AnyKind};
@@ -84,6 +84,8 @@ impl Worker {
     fn retry(&self, task: &Claimed, code: &'static str, message: String) -> Outcome {
         let failures = u32::try_from(task.failures + 1).unwrap_or(1);
         let at = self.clock.now() + self.entropy.jitter(backoff_ceiling(failures));
+        // To the clock's own precision, which both databases keep.
+        let at = at.trunc_subsecs(6);
         Outcome::Retry {
             at,
             failures: 1,

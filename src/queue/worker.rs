@@ -61,6 +61,14 @@ pub struct Outlook {
     pub host: String,
 }
 
+/// A run of this process.
+#[derive(Clone)]
+struct Underway {
+    stop: Stop,
+    /// The task's version as it was claimed: what tells of an older one is about an earlier life of it.
+    version: i64,
+}
+
 /// Runs tasks in this process.
 pub struct Worker {
     pub id: Uuid,
@@ -76,7 +84,7 @@ pub struct Worker {
     host: String,
     started_at: DateTime<Utc>,
     /// Keyed by task and attempt: an overtaken run may still be ending here while the next one begins.
-    running: Mutex<BTreeMap<Lease, Stop>>,
+    running: Mutex<BTreeMap<Lease, Underway>>,
     runs: TaskTracker,
     settler: Batcher<(Lease, Outcome), Written>,
     reporter: Batcher<Report, Written>,
@@ -180,13 +188,13 @@ impl Worker {
         }
     }
 
-    fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<Lease, Stop>> {
+    fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<Lease, Underway>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stop_all(&self, reason: StopReason) {
-        for stop in self.running().values() {
-            stop.request(reason);
+        for run in self.running().values() {
+            run.stop.request(reason);
         }
     }
 
@@ -199,7 +207,11 @@ impl Worker {
                     for (task, slot) in claimed {
                         // Known from now on, so that a stop that comes before its first step reaches it.
                         let stop = Stop::default();
-                        self.running().insert(task.lease(), stop.clone());
+                        let underway = Underway {
+                            stop: stop.clone(),
+                            version: task.version,
+                        };
+                        self.running().insert(task.lease(), underway);
                         self.runs.spawn(Arc::clone(&self).perform(task, stop, slot));
                     }
                 }
@@ -302,7 +314,8 @@ impl Worker {
                 Ok(held) => {
                     renewed_at = asked_at;
                     for lease in leases {
-                        let Some(stop) = self.running().get(&lease).cloned() else {
+                        let Some(Underway { stop, .. }) = self.running().get(&lease).cloned()
+                        else {
                             continue;
                         };
                         match held.iter().find(|renewed| renewed.lease == lease) {
@@ -359,9 +372,9 @@ impl Worker {
                     if change.table == Table::Task
                         && change.kind == ChangeKind::CancelRequested =>
                 {
-                    for (lease, stop) in self.running().iter() {
-                        if lease.task.uuid() == change.id {
-                            stop.request(StopReason::Cancelled);
+                    for (lease, run) in self.running().iter() {
+                        if lease.task.uuid() == change.id && run.version < change.version {
+                            run.stop.request(StopReason::Cancelled);
                         }
                     }
                 }
@@ -411,7 +424,7 @@ impl Worker {
                     if run.stop.reason() == Some(StopReason::LeaseLost) {
                         return;
                     }
-                    tracing::warn!(problem, task = %run.task.id(), "an outcome could not be written yet");
+                    tracing::debug!(problem, task = %run.task.id(), "an outcome could not be written yet");
                     self.clock.sleep(LOOK).await;
                 }
                 Err(_) => self.clock.sleep(LOOK).await,
@@ -469,6 +482,8 @@ fn written(leases: &[Lease], accepted: Result<Vec<Lease>, StoreError>) -> Vec<Wr
             each.collect()
         }
         Err(error) => {
+            // Told once for all of them.
+            tracing::warn!(%error, count = leases.len(), "what runs have to say could not be written");
             let error = if error.is_outage() {
                 WriteError::Away(error.to_string())
             } else {

@@ -5,7 +5,7 @@
 //! a second's worth.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -30,7 +30,8 @@ const OWNERS: usize = 10_000;
 pub struct Admission {
     per_owner: u64,
     total: u64,
-    counts: Arc<Mutex<HashMap<Option<Uuid>, Count>>>,
+    owners: Arc<Mutex<HashMap<Uuid, Count>>>,
+    whole: Arc<Mutex<Whole>>,
 }
 
 #[derive(Clone, Copy)]
@@ -39,12 +40,35 @@ struct Count {
     unfinished: u64,
 }
 
+/// The newest count of all, and what this process has let in since, by the time it did.
+#[derive(Default)]
+struct Whole {
+    looked_at: DateTime<Utc>,
+    counted_at: DateTime<Utc>,
+    unfinished: u64,
+    since: VecDeque<(DateTime<Utc>, u64)>,
+}
+
+impl Whole {
+    fn sum(&self) -> u64 {
+        self.unfinished + self.since.iter().map(|(_, count)| count).sum::<u64>()
+    }
+
+    fn add(&mut self, now: DateTime<Utc>, count: u64) {
+        match self.since.back_mut() {
+            Some((at, sum)) if now - *at < FRESH_AT_LIMIT => *sum += count,
+            _ => self.since.push_back((now, count)),
+        }
+    }
+}
+
 impl Admission {
     pub fn new(per_owner: u64, total: u64) -> Self {
         Self {
             per_owner,
             total,
-            counts: Arc::default(),
+            owners: Arc::default(),
+            whole: Arc::default(),
         }
     }
 
@@ -53,32 +77,48 @@ impl Admission {
     /// # Errors
     /// `QUOTA_EXCEEDED` when the owner has too many unfinished ones, `UNAVAILABLE` when everybody together has.
     pub async fn admit(&self, store: &Store, owner: Id<User>, count: u64) -> Result<(), AppError> {
-        if !self.take(store, None, count, self.total).await? {
+        let owner = owner.uuid();
+        if !self.has_room(store, count).await? {
             return Err(AppError::Unavailable {
                 what: "a place in the full task queue",
             });
         }
-        if !self
-            .take(store, Some(owner.uuid()), count, self.per_owner)
-            .await?
-        {
+        if !self.take(store, owner, count).await? {
             return Err(AppError::QuotaExceeded {
                 what: "unfinished tasks",
                 limit: self.per_owner,
             });
         }
+        lock(&self.whole).add(store.now(), count);
         Ok(())
     }
 
-    async fn take(
-        &self,
-        store: &Store,
-        whose: Option<Uuid>,
-        count: u64,
-        limit: u64,
-    ) -> Result<bool, AppError> {
+    /// Whether everybody together may have so many more.
+    async fn has_room(&self, store: &Store, count: u64) -> Result<bool, AppError> {
         let now = store.now();
-        if let Some(known) = self.counts().get_mut(&whose) {
+        {
+            let whole = lock(&self.whole);
+            let has_room = whole.sum() + count <= self.total;
+            let fresh = if has_room { FRESH } else { FRESH_AT_LIMIT };
+            if now - whole.looked_at < fresh {
+                return Ok(has_room);
+            }
+        }
+        let counted = statistics::latest(store).await?;
+        let mut whole = lock(&self.whole);
+        whole.looked_at = now;
+        if counted.at > whole.counted_at {
+            whole.counted_at = counted.at;
+            whole.unfinished = counted.live();
+            whole.since.retain(|(at, _)| *at > counted.at);
+        }
+        Ok(whole.sum() + count <= self.total)
+    }
+
+    /// Takes room for so many more of `owner`'s; whether there was any.
+    async fn take(&self, store: &Store, owner: Uuid, count: u64) -> Result<bool, AppError> {
+        let (now, limit) = (store.now(), self.per_owner);
+        if let Some(known) = lock(&self.owners).get_mut(&owner) {
             let age = now - known.at;
             let has_room = known.unfinished + count <= limit;
             if has_room && age < FRESH {
@@ -89,24 +129,21 @@ impl Admission {
                 return Ok(false);
             }
         }
-        let unfinished = match whose {
-            Some(share) => tasks::live_of_share(store, share, limit.saturating_add(1)).await?,
-            None => statistics::latest(store).await?.live(),
-        };
+        let unfinished = tasks::live_of_share(store, owner, limit.saturating_add(1)).await?;
         let has_room = unfinished.saturating_add(count) <= limit;
-        let mut counts = self.counts();
-        if counts.len() >= OWNERS {
-            counts.retain(|_, known| now - known.at < FRESH);
+        let mut owners = lock(&self.owners);
+        if owners.len() >= OWNERS {
+            owners.retain(|_, known| now - known.at < FRESH);
         }
         let counted = Count {
             at: now,
             unfinished: unfinished + if has_room { count } else { 0 },
         };
-        counts.insert(whose, counted);
+        owners.insert(owner, counted);
         Ok(has_room)
     }
+}
 
-    fn counts(&self) -> MutexGuard<'_, HashMap<Option<Uuid>, Count>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

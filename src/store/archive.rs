@@ -78,6 +78,7 @@ pub async fn move_ended(store: &Store, cut: Cut, limit: u64) -> Result<usize, St
         );
     let found = Tasks::find()
         .filter(C::FinishedAt.is_not_null())
+        .filter(Expr::cust(format!("NOT EXISTS ({})", tasks::LIVE_CHILD)))
         .filter(old)
         .order_by_asc(C::FinishedAt)
         .limit(limit)

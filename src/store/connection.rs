@@ -60,6 +60,8 @@ pub async fn open(settings: &Settings) -> Result<Connections, DatabaseDown> {
                 ("enable_seqscan", "off"),
                 ("enable_hashjoin", "off"),
                 ("enable_mergejoin", "off"),
+                // One plan for good: what it costs to make one is more than most of these statements cost.
+                ("plan_cache_mode", "force_generic_plan"),
             ];
             let engine = open_postgres(url.expose(), engine_size, &by_index);
             Ok(Connections {

@@ -134,7 +134,11 @@ impl World {
 
     /// One part for each of `roles`, all on one database and one engine.
     pub async fn with(faults: Faults, roles: &[Role]) -> Self {
-        let ground = Ground::new().await;
+        Self::on(Ground::new().await, faults, roles).await
+    }
+
+    /// The same on a ground with settings of its own.
+    pub async fn on(ground: Ground, faults: Faults, roles: &[Role]) -> Self {
         let engine = Arc::new(Simulated::new(
             Arc::new(SystemClock),
             Arc::new(Entropy::seeded(7)),

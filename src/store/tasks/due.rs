@@ -60,7 +60,7 @@ async fn groups(store: &Store, cursor: &mut Cursor) -> Result<Vec<Group>, StoreE
 /// The kinds that have queued tasks.
 pub(super) async fn queued_kinds(store: &Store) -> Result<Vec<String>, StoreError> {
     const JUMP: &str = "WITH RECURSIVE jump(kind) AS ( \
-          (SELECT kind FROM task WHERE state = 'queued' ORDER BY kind LIMIT 1) \
+          SELECT kind FROM (SELECT kind FROM task WHERE state = 'queued' ORDER BY kind LIMIT 1) AS first \
           UNION ALL SELECT (SELECT kind FROM task WHERE state = 'queued' AND kind > jump.kind ORDER BY kind LIMIT 1) \
             FROM jump WHERE jump.kind IS NOT NULL) \
         SELECT kind FROM jump WHERE kind IS NOT NULL";
@@ -133,9 +133,16 @@ pub async fn reannounce(
         return Ok(unheard);
     }
     let db = store.engine();
+    let backend = db.get_database_backend();
+    // Rows a worker is claiming now need no reminder, and nobody waits for them here while holding others.
+    let skip = match backend {
+        DbBackend::Postgres => "FOR UPDATE OF t SKIP LOCKED",
+        _ => "",
+    };
     let sql = format!(
-        "UPDATE task SET hint_at = $2 FROM {} WHERE task.id = x.id AND task.state = 'queued' AND task.hint_at <= $3",
-        rows(db.get_database_backend(), 1, ID)
+        "UPDATE task SET hint_at = $2 WHERE id IN (SELECT t.id FROM {} JOIN task AS t ON t.id = x.id \
+           WHERE t.state || '' = 'queued' AND t.hint_at <= $3 {skip})",
+        rows(backend, 1, ID)
     );
     let values = [
         ids(unheard.iter().map(|hint| hint.task.uuid()))?,

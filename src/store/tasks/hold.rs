@@ -90,7 +90,7 @@ pub(super) fn may_run(backend: DbBackend, now: &str, kinds: usize) -> String {
         &[("kind", Cell::Text), ("version", Cell::Int)],
     );
     format!(
-        "t.state = 'queued' AND t.run_at <= {now} \
+        "t.state || '' = 'queued' AND t.run_at <= {now} \
          AND EXISTS (SELECT 1 FROM {known} WHERE x.kind = t.kind AND t.input_version <= x.version) \
          AND NOT EXISTS (SELECT 1 FROM task_kind AS k WHERE k.name = t.kind AND k.paused_at IS NOT NULL)"
     )
@@ -183,7 +183,10 @@ impl From<Lease> for LeaseRow {
 }
 
 /// The fence: the row `x` speaks for the newest run of its task.
-const HELD: &str = "task.id = x.id AND task.attempt = x.attempt AND task.worker_id = x.worker AND task.state = 'running'";
+///
+/// Statements that name their tasks compare `state || ''`: the planner of PostgreSQL would else take one of the partial
+/// indexes over a state, which it believes to be almost empty because it was when it last looked, and read all of it.
+const HELD: &str = "task.id = x.id AND task.attempt = x.attempt AND task.worker_id = x.worker AND task.state || '' = 'running'";
 
 /// Renews those of `leases` that still hold, in one statement; what is missing from the answer is lost.
 pub async fn renew(
@@ -501,8 +504,8 @@ pub async fn settle(
            error_code = CASE WHEN x.state = 'succeeded' THEN NULL ELSE COALESCE(x.error_code, task.error_code) END, \
            error_message = \
              CASE WHEN x.state = 'succeeded' THEN NULL ELSE COALESCE(x.error_message, task.error_message) END \
-         FROM {} WHERE {HELD} RETURNING task.id, task.version, task.owner_id, task.state, task.run_at, task.priority, \
-           task.share, task.parent_id",
+         FROM {} WHERE {HELD} RETURNING task.id, task.attempt, task.version, task.owner_id, task.state, task.run_at, \
+           task.priority, task.share, task.parent_id",
         rows(tx.get_database_backend(), 1, OUTCOMES)
     );
     let values = [batch(&list)?, now.into(), (now + SILENCE).into()];
@@ -511,7 +514,8 @@ pub async fn settle(
     let mut parents = Vec::new();
     for row in &written {
         let task = Id::<Task>::new(row.try_get("", "id")?);
-        settled.insert(task);
+        // The worker is gone from the row; two of one attempt are never settled by one process.
+        settled.insert((task, row.try_get::<i32>("", "attempt")?));
         tx.changed(lists::task_change(
             task,
             row.try_get("", "version")?,
@@ -536,12 +540,12 @@ pub async fn settle(
     Ok(outcomes
         .iter()
         .map(|(lease, _)| *lease)
-        .filter(|lease| settled.contains(&lease.task))
+        .filter(|lease| settled.contains(&(lease.task, lease.attempt)))
         .collect())
 }
 
 /// A child of `task` that has not ended.
-const LIVE_CHILD: &str = "SELECT 1 FROM task AS c WHERE c.parent_id = task.id AND c.state IN ('queued', 'running', 'waiting')";
+pub(in crate::store) const LIVE_CHILD: &str = "SELECT 1 FROM task AS c WHERE c.parent_id = task.id AND c.state || '' IN ('queued', 'running', 'waiting')";
 
 /// Queues those of `parents`, which this transaction has locked, that wait for their children and have none left.
 pub(super) async fn wake_parents(tx: &mut Tx<'_>, parents: Vec<Uuid>) -> Result<(), StoreError> {
@@ -553,7 +557,7 @@ pub(super) async fn wake_parents(tx: &mut Tx<'_>, parents: Vec<Uuid>) -> Result<
     let sql = format!(
         "UPDATE task SET state = 'queued', version = task.version + 1, wake_on = NULL, run_at = $2, hint_at = $3 \
          FROM (SELECT DISTINCT id FROM {}) AS x \
-         WHERE task.id = x.id AND task.state = 'waiting' AND task.wake_on = '{CHILDREN}' \
+         WHERE task.id = x.id AND task.state || '' = 'waiting' AND task.wake_on = '{CHILDREN}' \
            AND NOT EXISTS ({LIVE_CHILD}) RETURNING {}",
         rows(tx.get_database_backend(), 1, ID),
         lists::CHANGED,

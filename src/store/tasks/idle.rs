@@ -137,19 +137,20 @@ pub async fn revive(tx: &mut Tx<'_>, tasks: &[Model]) -> Result<Vec<Model>, Stor
 /// wait for it will not.
 pub async fn wake(store: &Store, topic: &str) -> Result<usize, StoreError> {
     let mut tx = store.begin_engine().await?;
-    Entity::update_many()
-        .col_expr(Column::Signalled, Expr::value(true))
-        .filter(in_state(TaskState::Running))
-        .filter(Column::WakeOn.eq(topic))
-        .exec(&tx)
+    // In the order everybody locks in who changes several tasks.
+    let lock = match tx.get_database_backend() {
+        DbBackend::Postgres => "ORDER BY id FOR UPDATE",
+        _ => "",
+    };
+    let signal = format!(
+        "UPDATE task SET signalled = TRUE WHERE id IN \
+           (SELECT id FROM task WHERE state = 'running' AND wake_on = $1 {lock})"
+    );
+    tx.execute_raw(statement(&tx, signal, [topic.into()]))
         .await?;
-    let woken = queue_again(
-        &mut tx,
-        "task.state = 'waiting' AND task.wake_on = $3",
-        [topic.into()],
-        "",
-    )
-    .await?;
+    let waiting =
+        format!("task.id IN (SELECT id FROM task WHERE state = 'waiting' AND wake_on = $3 {lock})");
+    let woken = queue_again(&mut tx, &waiting, [topic.into()], "").await?;
     tx.commit().await?;
     Ok(woken)
 }

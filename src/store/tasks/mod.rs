@@ -21,6 +21,7 @@ use sea_orm::{
 pub use due::{Cursor, due, next_due, reannounce};
 pub use enqueue::{Enqueued, Enqueuer, insert, insert_batch, live_of_share};
 pub use family::{Child, children, spawn};
+pub(super) use hold::LIVE_CHILD;
 pub use hold::{
     Claimed, Claimer, KnownKind, Outcome, Renewed, Report, arm, claim, fence, renew, report, settle,
 };

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures the task queue beside Celery and BullMQ and prints a table; takes some minutes.
 #
-# Starts a PostgreSQL that flushes to the disk and a Redis of its own, and ends them. TASKS and BACKLOG change the sizes.
+# Starts a PostgreSQL that flushes to the disk and a Redis of its own, and ends them. TASKS and BACKLOG change the sizes, NO_PEERS
+# measures ours alone.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 bin="$(ls -d /usr/lib/postgresql/*/bin | sort -V | tail -1)"
