@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
+use tokio::process::Command;
 
 use crate::harness::{
     Ground, PATIENCE, Person, nap,
@@ -453,4 +454,87 @@ async fn the_command_line_makes_accounts_that_can_log_in() {
     );
     drop(web);
     ground.clear().await;
+}
+
+/// Runs a task and watches it, through whatever Redis the ground names.
+async fn a_task_is_run_and_watched(ground: Ground) {
+    let web = Process::start(&ground, "web").await;
+    let worker = Process::start(&ground, "worker").await;
+    let ready = async || {
+        let url = format!("http://{}/readyz", web.address.unwrap());
+        let body = reqwest::get(url).await.ok()?.text().await.ok()?;
+        body.contains(r#""events":"ok""#).then_some(())
+    };
+    until("the events get through", ready).await;
+    let ada = web.person().sign_up("ada").await;
+    let task = ada.demo(5, 100).await;
+    let mut socket = ada.socket().await;
+    socket
+        .subscribe(&format!(
+            "subscription {{ taskUpdated(id: \"{task}\") {{ state progress }} }}"
+        ))
+        .await;
+    let frames = socket.rest("/taskUpdated").await;
+    assert_eq!(frames.last().unwrap()["state"], "SUCCEEDED");
+    assert!(
+        frames.len() >= 4,
+        "progress came as it happened: {frames:#?}"
+    );
+    drop((web, worker));
+    ground.clear().await;
+}
+
+async fn redis_cli(port: u16, arguments: &[&str]) -> String {
+    let port = port.to_string();
+    let output = Command::new("redis-cli")
+        .args(["-p", &port])
+        .args(arguments)
+        .output()
+        .await
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test]
+async fn redis_may_be_a_cluster() {
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    let nodes = folder.path().join("nodes.conf").display().to_string();
+    // Beside its own port a node listens ten thousand above it, unless told where.
+    let bus = free_port().to_string();
+    let more = [
+        "--cluster-enabled",
+        "yes",
+        "--cluster-config-file",
+        &nodes,
+        "--cluster-port",
+        &bus,
+    ];
+    let redis = Redis::with(port, &more);
+    until("the node has all slots", async || {
+        redis_cli(port, &["cluster", "addslotsrange", "0", "16383"]).await;
+        let info = redis_cli(port, &["cluster", "info"]).await;
+        info.contains("cluster_state:ok").then_some(())
+    })
+    .await;
+    let url = format!("redis-cluster://127.0.0.1:{port}");
+    a_task_is_run_and_watched(ground().await.with("REDIS_URL", &url)).await;
+    drop(redis);
+}
+
+#[tokio::test]
+async fn redis_may_stand_behind_a_sentinel() {
+    let (folder, port, sentinel_port) = (tempfile::tempdir().unwrap(), free_port(), free_port());
+    let redis = Redis::start(port);
+    let file = folder.path().join("sentinel.conf");
+    std::fs::write(&file, format!("sentinel monitor main 127.0.0.1 {port} 1\n")).unwrap();
+    let sentinel = Redis::with(sentinel_port, &[&file.display().to_string(), "--sentinel"]);
+    until("the sentinel knows the master", async || {
+        let arguments = ["sentinel", "get-master-addr-by-name", "main"];
+        let address = redis_cli(sentinel_port, &arguments).await;
+        address.contains(&port.to_string()).then_some(())
+    })
+    .await;
+    let url = format!("redis-sentinel://127.0.0.1:{sentinel_port}/0?sentinelServiceName=main");
+    a_task_is_run_and_watched(ground().await.with("REDIS_URL", &url)).await;
+    drop((redis, sentinel));
 }

@@ -24,6 +24,15 @@ pub struct Redis {
 
 impl Redis {
     pub fn start(port: u16) -> Self {
+        Self::with(port, &[])
+    }
+
+    /// The same with more of the server's arguments, in front of which a configuration file may stand.
+    pub fn with(port: u16, more: &[&str]) -> Self {
+        let (first, rest) = more
+            .split_first()
+            .filter(|(first, _)| !first.starts_with("--"))
+            .map_or((None, more), |(file, rest)| (Some(*file), rest));
         let port_text = port.to_string();
         let arguments = [
             "--port",
@@ -36,7 +45,9 @@ impl Redis {
             "no",
         ];
         let child = Command::new("redis-server")
+            .args(first)
             .args(arguments)
+            .args(rest)
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()

@@ -283,7 +283,7 @@ async fn the_stores_and_the_model_agree() {
         reals.push(Real::open("PostgreSQL", &settings, &clock).await);
     }
     let first = setting("STORE_SEED", 1);
-    for seed in first..first + setting("STORE_SEEDS", 40) {
+    for seed in first..first + setting("STORE_SEEDS", 20) {
         same_seed(seed, &clock, &mut reals).await;
     }
     for real in reals {
