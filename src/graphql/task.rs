@@ -317,6 +317,10 @@ pub struct CancelTaskPayload {
 #[derive(Default)]
 pub struct TaskQuery;
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a field's arguments, as its clients see them"
+)]
 #[Object]
 impl TaskQuery {
     /// One task; null with the error `NOT_FOUND` when there is none the viewer may see.

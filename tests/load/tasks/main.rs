@@ -19,6 +19,7 @@ mod processes;
 use std::time::Duration;
 
 use ours::Bench;
+use processes::Process;
 
 /// Tasks of one measurement of the rate.
 const TASKS: usize = 20_000;
@@ -38,10 +39,11 @@ impl Spread {
     /// Of times in milliseconds.
     pub fn of(mut millis: Vec<f64>) -> Self {
         millis.sort_by(f64::total_cmp);
-        let at = |part: f64| millis[((millis.len() - 1) as f64 * part).round() as usize];
+        // The nearest rank.
+        let at = |per_cent: usize| millis[(millis.len() * per_cent).div_ceil(100).max(1) - 1];
         Self {
-            p50: at(0.5),
-            p99: at(0.99),
+            p50: at(50),
+            p99: at(99),
         }
     }
 }
@@ -79,7 +81,7 @@ async fn main() {
     let run = runs.swap_remove(1);
     let one_by_one = bench.concurrent_single(tasks, 64).await;
     let idle = bench.idle_starts(IDLE).await;
-    let memory_mb: f64 = workers.iter().map(|worker| worker.memory_mb()).sum();
+    let memory_mb: f64 = workers.iter().map(Process::memory_mb).sum();
 
     let claim_before = bench.claim_time(200).await;
     bench.build_backlog(backlog).await;
@@ -110,27 +112,7 @@ async fn main() {
         rows.extend(peers::measure(&bench.redis_url).await);
     }
 
-    println!("\nenqueue and complete {tasks} no-op tasks, two worker processes");
-    println!(
-        "{:<38} {:>10} {:>8} {:>20} {:>10}",
-        "", "tasks/s", "ratio", "start p50 / p99 ms", "memory MB"
-    );
-    for row in &rows {
-        println!(
-            "{:<38} {:>10.0} {:>7.2}x {:>20} {:>10}",
-            row.name,
-            row.rate,
-            rows[0].rate / row.rate,
-            row.start
-                .map_or_else(String::new, |start| start.to_string()),
-            row.memory_mb
-                .map_or_else(String::new, |mb| format!("{mb:.0}")),
-        );
-    }
-    println!(
-        "(ratio: our batches to that row; the peers are not durable: a Redis without persistence)"
-    );
-
+    print_table(&rows, tasks);
     println!("\nwhere a task's time goes, CPU µs a task");
     for (part, micros) in &run.cpu {
         println!("  {part:<30} {micros:>8.1}");
@@ -172,6 +154,30 @@ async fn main() {
         mutations_with_workers.rate, mutations_with_workers.latency
     );
     bench.close().await;
+}
+
+/// The rates side by side.
+fn print_table(rows: &[Row], tasks: usize) {
+    println!("\nenqueue and complete {tasks} no-op tasks, two worker processes");
+    println!(
+        "{:<38} {:>10} {:>8} {:>20} {:>10}",
+        "", "tasks/s", "ratio", "start p50 / p99 ms", "memory MB"
+    );
+    for row in rows {
+        println!(
+            "{:<38} {:>10.0} {:>7.2}x {:>20} {:>10}",
+            row.name,
+            row.rate,
+            rows[0].rate / row.rate,
+            row.start
+                .map_or_else(String::new, |start| start.to_string()),
+            row.memory_mb
+                .map_or_else(String::new, |mb| format!("{mb:.0}")),
+        );
+    }
+    println!(
+        "(ratio: our batches to that row; the peers are not durable: a Redis without persistence)"
+    );
 }
 
 /// A pause in real time.
