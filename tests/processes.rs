@@ -508,6 +508,9 @@ async fn redis_may_be_a_cluster() {
         &nodes,
         "--cluster-port",
         &bus,
+        // A node alone does not know its own address, and clients would be told none.
+        "--cluster-announce-ip",
+        "127.0.0.1",
     ];
     let redis = Redis::with(port, &more);
     until("the node has all slots", async || {
