@@ -15,6 +15,9 @@ pub enum StoreError {
     /// A task's run has been taken over; what it writes does not count any more.
     #[error("the lease was lost")]
     LeaseLost,
+    /// Somebody has asked for the end of the task this is for.
+    #[error("the task is to stop")]
+    CancelRequested,
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
     #[error("column {column} holds what this version cannot read")]
@@ -26,7 +29,11 @@ impl StoreError {
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Database(error) => is_outage(error),
-            Self::Stale | Self::LeaseLost | Self::Illegal(_) | Self::Unreadable { .. } => false,
+            Self::Stale
+            | Self::LeaseLost
+            | Self::CancelRequested
+            | Self::Illegal(_)
+            | Self::Unreadable { .. } => false,
         }
     }
 }

@@ -126,6 +126,15 @@ async fn a_task_is_asked_for_by_its_kind_and_bad_input_is_named() {
     for count in [0, 1001] {
         assert_eq!(many(count).await.field(), Some("tasks"));
     }
+    // All or none: the last one's key has been used for something else.
+    let used = json!({ "kind": "demo", "input": { "steps": 1, "stepMillis": 1 }, "idempotencyKey": "used" });
+    create_task(&root, used).await.ok("/createTask");
+    let query = "mutation($tasks: [CreateTaskInput!]!) { createTasks(input: { tasks: $tasks }) { tasks { id } } }";
+    let mixed = json!([{ "kind": "noop", "idempotencyKey": "fresh" }, { "kind": "noop", "idempotencyKey": "used" }]);
+    let refused = root.send(query, json!({ "tasks": mixed })).await;
+    assert_eq!(refused.code(), "CONFLICT");
+    let demo = json!({ "kind": "demo", "input": { "steps": 1, "stepMillis": 1 }, "idempotencyKey": "fresh" });
+    create_task(&root, demo).await.ok("/createTask");
     until("all have ended", async || {
         let left = root
             .ask("{ tasks(kinds: [\"noop\"], states: [QUEUED, RUNNING]) { totalCount } }")
@@ -151,11 +160,18 @@ async fn too_much_unfinished_work_is_refused_and_room_is_found_again() {
             .ask("mutation { startDemoTask(input: { steps: 1, stepMillis: 1 }) { task { id } } }")
             .await
     };
-    let first = start(&ada).await.text("/startDemoTask/task/id");
+    let keyed = || {
+        ada.ask(
+            "mutation { startDemoTask(input: { steps: 1, stepMillis: 1, idempotencyKey: \"first\" }) { task { id } } }",
+        )
+    };
+    let first = keyed().await.text("/startDemoTask/task/id");
     for _ in 0..2 {
         start(&ada).await.ok("/startDemoTask");
     }
     assert_eq!(start(&ada).await.code(), "QUOTA_EXCEEDED");
+    // What repeats an earlier request needs no room: it has been let in.
+    assert_eq!(keyed().await.text("/startDemoTask/task/id"), first);
     for _ in 0..2 {
         start(&ben).await.ok("/startDemoTask");
     }

@@ -44,6 +44,11 @@ named!(TaskState {
     Cancelled = "cancelled",
 });
 
+impl TaskState {
+    /// Those of a task that has not ended.
+    pub const LIVE: [Self; 3] = [Self::Queued, Self::Running, Self::Waiting];
+}
+
 impl Machine for TaskState {
     type Event = TaskEvent;
     const TERMINAL: &'static [Self] = &[Self::Succeeded, Self::Failed, Self::Cancelled];

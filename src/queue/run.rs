@@ -194,7 +194,7 @@ impl Run {
         Ok(self.truth.arm(self.lease(), topic).await?)
     }
 
-    /// Adds a child under a name of its own; another attempt finds the same child.
+    /// Adds a child under a name of its own; another attempt finds the same child. A task that is to stop gets none.
     pub async fn spawn(&self, name: &str, child: NewTask) -> Result<Id<Task>, TaskError> {
         let child = NewTask {
             parent: Some(self.task.id()),
@@ -203,8 +203,12 @@ impl Run {
             kind: Cow::clone(&child.kind),
             ..child
         };
-        let mut ids = self.truth.spawn(self.lease(), vec![child]).await?;
-        ids.pop().ok_or_else(|| StoreError::Stale.into())
+        let spawned = self.truth.spawn(self.lease(), vec![child]).await;
+        if matches!(spawned, Err(StoreError::CancelRequested)) {
+            self.stop.request(StopReason::Cancelled);
+            return Err(TaskError::Stopped);
+        }
+        spawned?.pop().ok_or_else(|| StoreError::Stale.into())
     }
 
     /// The children when all have ended; else the error that parks the task until they have.

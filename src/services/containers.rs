@@ -54,13 +54,11 @@ impl Services {
             self.offered_app(viewer, wanted.app).await?,
             self.open_region(viewer, wanted.region).await?,
         );
-        self.admission.admit(&self.store, owner, 1).await?;
-        let mut tx = self.store.begin().await?;
-        if let Some(task) =
-            replayed(&tx, owner, key.as_ref(), create_container::Input::KIND).await?
+        let db = self.store.db();
+        if let Some(task) = replayed(db, owner, key.as_ref(), create_container::Input::KIND).await?
         {
             let container = match task.subject_id {
-                Some(id) => containers::unscoped_by_id(&tx, Id::new(id)).await?,
+                Some(id) => containers::unscoped_by_id(db, Id::new(id)).await?,
                 None => None,
             };
             let same = |row: &Model| {
@@ -75,6 +73,8 @@ impl Services {
                 secret_key: None,
             });
         }
+        self.admission.admit(&self.store, owner, 1).await?;
+        let mut tx = self.store.begin().await?;
         let container =
             containers::insert(&mut tx, Some(owner), app.id(), region.id(), dpi).await?;
         let input = create_container::Input {

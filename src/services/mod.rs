@@ -9,13 +9,19 @@ pub mod seed;
 pub mod tasks;
 
 use admission::Admission;
+use sea_orm::ConnectionTrait;
 
 use crate::{
     auth::Auth,
-    domain::{Id, Keyring, id::User, policy::Viewer, value::IdempotencyKey},
+    domain::{
+        Id, Keyring,
+        id::User,
+        policy::{Action, Resource, Scope, Viewer, scope},
+        value::IdempotencyKey,
+    },
     error::{AppError, InField as _},
     store::{
-        Store, Tx,
+        Store,
         tasks::{Enqueuer, Model},
     },
 };
@@ -50,6 +56,15 @@ pub fn signed_in(viewer: Viewer) -> Result<Id<User>, AppError> {
         .ok_or(AppError::Unauthenticated("log in first"))
 }
 
+/// Whoever may do `action` with all of `resource`, as the queue and the schedules are steered.
+fn may_with_all(viewer: Viewer, action: Action, resource: Resource) -> Result<(), AppError> {
+    signed_in(viewer)?;
+    match scope(viewer, action, resource) {
+        Scope::Everything => Ok(()),
+        Scope::OwnedBy(_) | Scope::Nothing => Err(AppError::Forbidden),
+    }
+}
+
 fn idempotency_key(key: Option<&str>) -> Result<Option<IdempotencyKey>, AppError> {
     key.map(IdempotencyKey::parse)
         .transpose()
@@ -61,13 +76,13 @@ fn idempotency_key(key: Option<&str>) -> Result<Option<IdempotencyKey>, AppError
 /// # Errors
 /// A conflict when that request asked for another kind of thing.
 async fn replayed(
-    tx: &Tx<'_>,
+    db: &impl ConnectionTrait,
     owner: Id<User>,
     key: Option<&IdempotencyKey>,
     kind: &'static str,
 ) -> Result<Option<Model>, AppError> {
     let Some(key) = key else { return Ok(None) };
-    match crate::store::tasks::by_idempotency_key(tx, owner, key).await? {
+    match crate::store::tasks::by_idempotency_key(db, owner, key).await? {
         Some(task) if task.kind != kind => Err(REUSED),
         earlier => Ok(earlier),
     }

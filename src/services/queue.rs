@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use sea_orm::{ColumnTrait as _, JsonValue, QueryFilter as _, QueryOrder as _, QuerySelect as _};
 
-use super::{REUSED, Services, idempotency_key, signed_in};
+use super::{REUSED, Services, idempotency_key, may_with_all, signed_in};
 use crate::{
     domain::{
         Id, IllegalTransition,
-        id::Task,
-        policy::{Action, Resource, Scope, Viewer, scope},
+        id::{Task, User},
+        policy::{Action, Resource, Viewer},
         task::{Priority, TaskState},
     },
     error::AppError,
@@ -50,22 +50,12 @@ pub struct DeadLetters {
 }
 
 impl Services {
-    /// Whoever may do `action` with the queue as a whole.
-    fn operator(viewer: Viewer, action: Action) -> Result<(), AppError> {
-        signed_in(viewer)?;
-        match scope(viewer, action, Resource::Queue) {
-            Scope::Everything => Ok(()),
-            Scope::OwnedBy(_) | Scope::Nothing => Err(AppError::Forbidden),
-        }
-    }
-
     /// Enqueues one task of an open kind. Concurrent requests share a commit.
     pub async fn create_task(&self, viewer: Viewer, wanted: Wanted) -> Result<Model, AppError> {
-        Self::operator(viewer, Action::Create)?;
+        may_with_all(viewer, Action::Create, Resource::Queue)?;
         let owner = signed_in(viewer)?;
         let task = Self::wanted(viewer, wanted)?;
-        self.admission.admit(&self.store, owner, 1).await?;
-        self.enqueue(task).await
+        self.enqueue(owner, task).await
     }
 
     /// Enqueues many tasks of open kinds in one commit: all of them or none.
@@ -74,7 +64,7 @@ impl Services {
         viewer: Viewer,
         wanted: Vec<Wanted>,
     ) -> Result<Vec<Model>, AppError> {
-        Self::operator(viewer, Action::Create)?;
+        may_with_all(viewer, Action::Create, Resource::Queue)?;
         let owner = signed_in(viewer)?;
         if !(1..=MANY).contains(&wanted.len()) {
             return Err(AppError::Invalid {
@@ -82,25 +72,54 @@ impl Services {
                 reason: format!("1 to {MANY} tasks are expected"),
             });
         }
-        let count = wanted.len() as u64;
         let tasks = wanted
             .into_iter()
             .map(|wanted| Self::wanted(viewer, wanted))
             .collect::<Result<Vec<_>, _>>()?;
-        self.admission.admit(&self.store, owner, count).await?;
-        let asked = tasks.clone();
-        let enqueued = tasks::insert_batch(&self.store, tasks).await?;
-        enqueued
+        if let Some(earlier) = self.admit(owner, &tasks).await? {
+            return Ok(earlier);
+        }
+        let mut tx = self.store.begin().await?;
+        let enqueued = tasks::insert_all(&mut tx, tasks.clone()).await?;
+        let enqueued = enqueued
             .into_iter()
-            .zip(&asked)
+            .zip(&tasks)
             .map(|(enqueued, asked)| same(enqueued, asked))
-            .collect()
+            .collect::<Result<_, _>>()?;
+        tx.commit().await?;
+        Ok(enqueued)
     }
 
     /// Enqueues `task` with whatever else is being enqueued now.
-    pub(super) async fn enqueue(&self, task: NewTask) -> Result<Model, AppError> {
-        let asked = task.clone();
-        same(self.enqueuer.enqueue(task).await?, &asked)
+    pub(super) async fn enqueue(&self, owner: Id<User>, task: NewTask) -> Result<Model, AppError> {
+        let asked = [task];
+        if let Some(earlier) = self.admit(owner, &asked).await? {
+            return earlier.into_iter().next().ok_or(NO_TASK);
+        }
+        let [task] = &asked;
+        same(self.enqueuer.enqueue(task.clone()).await?, task)
+    }
+
+    /// Lets `tasks` of `owner` in; when there is no room for them, they may all have been let in before, by an earlier
+    /// request that this one repeats: then those.
+    async fn admit(
+        &self,
+        owner: Id<User>,
+        tasks: &[NewTask],
+    ) -> Result<Option<Vec<Model>>, AppError> {
+        let admitted = self.admission.admit(&self.store, owner, tasks.len() as u64);
+        let Err(full) = admitted.await else {
+            return Ok(None);
+        };
+        let mut found = Vec::with_capacity(tasks.len());
+        for asked in tasks {
+            let Some(task) = tasks::earlier(self.store.db(), asked).await? else {
+                return Err(full);
+            };
+            let is_new = false;
+            found.push(same(tasks::Enqueued { task, is_new }, asked)?);
+        }
+        Ok(Some(found))
     }
 
     fn wanted(viewer: Viewer, wanted: Wanted) -> Result<NewTask, AppError> {
@@ -111,12 +130,7 @@ impl Services {
             .map(crate::domain::value::IdempotencyKey::parse)
             .transpose();
         let unique_key = crate::error::InField::in_field(unique_key, "uniqueKey")?;
-        let task = open::task(&wanted.kind, wanted.input).map_err(|(field, refused)| {
-            AppError::Invalid {
-                field,
-                reason: refused.0,
-            }
-        })?;
+        let task = open::task(&wanted.kind, wanted.input)?;
         Ok(NewTask {
             owner: viewer.user(),
             priority: wanted.priority.unwrap_or(task.priority),
@@ -145,7 +159,7 @@ impl Services {
         which: DeadLetters,
         limit: i32,
     ) -> Result<Vec<Model>, AppError> {
-        Self::operator(viewer, Action::Operate)?;
+        may_with_all(viewer, Action::Operate, Resource::Queue)?;
         let limit = usize::try_from(limit)
             .ok()
             .filter(|limit| (1..=MANY).contains(limit))
@@ -183,7 +197,7 @@ impl Services {
         id: Id<Task>,
         priority: Priority,
     ) -> Result<Model, AppError> {
-        Self::operator(viewer, Action::Operate)?;
+        may_with_all(viewer, Action::Operate, Resource::Queue)?;
         let mut tx = self.store.begin().await?;
         let reached = Entity::visible_to(viewer, Action::Operate).filter(Column::Id.eq(id.uuid()));
         let task = reached.lock_exclusive().one(&tx).await?.ok_or(NO_TASK)?;
@@ -206,7 +220,7 @@ impl Services {
         kind: &str,
         is_paused: bool,
     ) -> Result<(), AppError> {
-        Self::operator(viewer, Action::Operate)?;
+        may_with_all(viewer, Action::Operate, Resource::Queue)?;
         let is_name = !kind.is_empty()
             && kind.len() <= 64
             && kind
@@ -223,19 +237,19 @@ impl Services {
 
     /// How the queue does.
     pub async fn queue_statistics(&self, viewer: Viewer) -> Result<Statistics, AppError> {
-        Self::operator(viewer, Action::Read)?;
+        may_with_all(viewer, Action::Read, Resource::Queue)?;
         Ok(statistics::latest(&self.store).await?)
     }
 
     /// The paused kinds.
     pub async fn paused_kinds(&self, viewer: Viewer) -> Result<BTreeSet<String>, AppError> {
-        Self::operator(viewer, Action::Read)?;
+        may_with_all(viewer, Action::Read, Resource::Queue)?;
         Ok(kinds::paused(&self.store).await?)
     }
 
     /// The living workers.
     pub async fn workers(&self, viewer: Viewer) -> Result<Vec<workers::Model>, AppError> {
-        Self::operator(viewer, Action::Read)?;
+        may_with_all(viewer, Action::Read, Resource::Queue)?;
         Ok(workers::all(&self.store).await?)
     }
 
@@ -245,7 +259,7 @@ impl Services {
         viewer: Viewer,
         worker: &workers::Model,
     ) -> Result<Vec<LeaseHeld>, AppError> {
-        Self::operator(viewer, Action::Read)?;
+        may_with_all(viewer, Action::Read, Resource::Queue)?;
         Ok(tasks::held_by_worker(&self.store, worker.id, LEASES).await?)
     }
 }

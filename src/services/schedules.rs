@@ -2,13 +2,13 @@
 
 use sea_orm::{ColumnTrait as _, JsonValue, QueryFilter as _};
 
-use super::{Services, signed_in};
+use super::{Services, may_with_all};
 use crate::{
     domain::{
         Id,
         cadence::Cadence,
         id::Schedule,
-        policy::{Action, Resource, Scope, Viewer, scope},
+        policy::{Action, Resource, Viewer},
         value::Slug,
     },
     error::{AppError, InField as _},
@@ -32,21 +32,13 @@ pub struct Wanted<'a> {
 }
 
 impl Services {
-    fn scheduler(viewer: Viewer, action: Action) -> Result<(), AppError> {
-        signed_in(viewer)?;
-        match scope(viewer, action, Resource::Schedule) {
-            Scope::Everything => Ok(()),
-            Scope::OwnedBy(_) | Scope::Nothing => Err(AppError::Forbidden),
-        }
-    }
-
     /// Adds a schedule, or puts it in the place of the one with its name.
     pub async fn put_schedule(
         &self,
         viewer: Viewer,
         wanted: Wanted<'_>,
     ) -> Result<Model, AppError> {
-        Self::scheduler(viewer, Action::Create)?;
+        may_with_all(viewer, Action::Create, Resource::Schedule)?;
         let name = Slug::parse(wanted.name).in_field("name")?;
         let cadence = Cadence::parse(wanted.cron, wanted.time_zone).in_field("cron")?;
         let next_at = cadence
@@ -55,12 +47,7 @@ impl Services {
                 field: "cron",
                 reason: "it never comes round".to_owned(),
             })?;
-        let task = open::task(wanted.kind, wanted.input).map_err(|(field, refused)| {
-            AppError::Invalid {
-                field,
-                reason: refused.0,
-            }
-        })?;
+        let task = open::task(wanted.kind, wanted.input)?;
         let schedule = NewSchedule {
             name: name.as_str().to_owned(),
             template: task.into(),
@@ -81,7 +68,7 @@ impl Services {
         viewer: Viewer,
         id: Id<Schedule>,
     ) -> Result<Model, AppError> {
-        Self::scheduler(viewer, Action::Delete)?;
+        may_with_all(viewer, Action::Delete, Resource::Schedule)?;
         let reached =
             Entity::visible_to(viewer, Action::Delete).filter(schedules::Column::Id.eq(id.uuid()));
         let schedule = reached.one(self.store.db()).await?.ok_or(NO_SCHEDULE)?;

@@ -45,8 +45,7 @@ impl Services {
         let key = idempotency_key(key)?;
         let input = demo::Input { steps, step_millis };
         let task = input.into_task(Some(owner), None)?.with_key(key);
-        self.admission.admit(&self.store, owner, 1).await?;
-        self.enqueue(task).await
+        self.enqueue(owner, task).await
     }
 
     /// Asks a task to stop; what it did is undone by its kind before it ends. Asking twice is asking once.

@@ -13,6 +13,10 @@ use crate::config::{Database, Settings};
 /// How long a request waits for a free or new connection before it is told `UNAVAILABLE`.
 const ACQUIRE: Duration = Duration::from_secs(4);
 
+/// A connection that has been idle for so long is tried before it is used; to try one every time would cost every
+/// statement another round trip.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// The database cannot be used, in one line for an operator.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use the database {target}: {problem}")]
@@ -78,6 +82,7 @@ fn options(url: &str, connections: u32) -> ConnectOptions {
         .max_connections(connections)
         .connect_timeout(ACQUIRE)
         .acquire_timeout(ACQUIRE)
+        .test_before_acquire_if_idle_for(IDLE)
         .sqlx_logging(false);
     options
 }
@@ -95,6 +100,9 @@ async fn open_postgres(
             .options([
                 ("lock_timeout", "10s"),
                 ("idle_in_transaction_session_timeout", "60s"),
+                // Compiling takes longer than any statement here runs, and the planner, told to avoid a way of
+                // reading, takes the only one left for so expensive that it would compile it.
+                ("jit", "off"),
             ])
             .options(planner.iter().copied())
     });

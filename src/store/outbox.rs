@@ -33,7 +33,7 @@ mod row {
     pub struct Model {
         #[sea_orm(primary_key, auto_increment = false)]
         pub id: Uuid,
-        pub message: Json,
+        pub message: String,
         pub created_at: DateTimeUtc,
     }
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -52,14 +52,18 @@ pub(super) async fn post(
     }
     let now = store.now();
     let id = store.entropy.uuid(now);
-    let message = serde_json::to_value(changes).map_err(|error| DbErr::Json(error.to_string()))?;
     let row = row::ActiveModel {
         id: Set(id),
-        message: Set(message),
+        message: Set(text(changes)?),
         created_at: Set(now),
     };
     row::Entity::insert(row).exec_without_returning(tx).await?;
     Ok(Some(id))
+}
+
+/// Changes as a row keeps them: text, which the database neither reads nor checks.
+pub(super) fn text(changes: &[Change]) -> Result<String, DbErr> {
+    serde_json::to_string(changes).map_err(|error| DbErr::Json(error.to_string()))
 }
 
 /// The oldest messages written before `before` and not yet sent.
@@ -75,7 +79,7 @@ pub async fn left_over(
         .all(store.db())
         .await?;
     let read = |row: row::Model| {
-        let changes = serde_json::from_value(row.message).unwrap_or_else(|error| {
+        let changes = serde_json::from_str(&row.message).unwrap_or_else(|error| {
             // Another version's words; its rows are where they were, and whoever watches reads them at the next one.
             tracing::warn!(%error, "a message in the outbox could not be read");
             Vec::new()

@@ -5,7 +5,7 @@ use sea_orm::{FromQueryResult, entity::prelude::*};
 use super::{
     Store,
     batch::{Batcher, Failed, Limits},
-    source::{ID, ids, rows, statement},
+    source::Parameters,
 };
 use crate::{
     domain::{
@@ -86,13 +86,14 @@ async fn look(
     sessions: &[Id<Session>],
 ) -> Result<Vec<Option<Standing>>, StoreError> {
     let db = store.db();
+    let mut parameters = Parameters::of(db);
+    let wanted: Vec<Uuid> = sessions.iter().map(|session| session.uuid()).collect();
+    let rows = parameters.rows(&wanted);
     let sql = format!(
         "SELECT s.id, s.owner_id, s.expires_at, s.ended_at, a.role, a.disabled \
-         FROM (SELECT DISTINCT id FROM {}) AS x JOIN session AS s ON s.id = x.id JOIN account AS a ON a.id = s.owner_id",
-        rows(db.get_database_backend(), 1, ID)
+         FROM (SELECT DISTINCT id FROM {rows}) AS x JOIN session AS s ON s.id = x.id JOIN account AS a ON a.id = s.owner_id"
     );
-    let wanted = ids(sessions.iter().map(|session| session.uuid()))?;
-    let found = Standing::find_by_statement(statement(db, sql, [wanted]))
+    let found = Standing::find_by_statement(parameters.statement(sql))
         .all(db)
         .await?;
     let of = |session: &Id<Session>| found.iter().find(|s| s.session() == *session).cloned();

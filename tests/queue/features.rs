@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use chrono::TimeDelta;
 use main_webserver::{
     domain::{Id, id, task::Priority},
+    error::StoreError,
     queue::{
         GiveUp, Registry, Retention, Run, TaskError, TaskKind, TaskStore, Upkeep, Worker,
         WorkerSettings,
@@ -257,6 +258,27 @@ async fn cancelling_a_parent_cancels_what_it_has_begun() {
     for child in tasks::children(&bench.store, id).await.unwrap() {
         bench.in_state_later(Id::new(child.id), "cancelled").await;
     }
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_task_that_is_to_stop_gets_no_more_children() {
+    let bench = Bench::quiet().await;
+    let id = enqueue(&bench, Input(Script::Succeed)).await;
+    let claimed = tasks::claim(&bench.store, &[id], &bench.claimer(1))
+        .await
+        .unwrap();
+    let mut tx = bench.store.begin().await.unwrap();
+    let row = bench.row_in(&tx, id).await;
+    tasks::request_cancel(&mut tx, &row).await.unwrap();
+    tx.commit().await.unwrap();
+    let child = Input(Script::Succeed).into_task(None, None).unwrap();
+    let spawned = tasks::spawn(&bench.store, claimed[0].lease(), vec![child]).await;
+    assert!(
+        matches!(spawned, Err(StoreError::CancelRequested)),
+        "{spawned:?}"
+    );
+    assert_eq!(tasks::children(&bench.store, id).await.unwrap(), []);
     bench.end().await;
 }
 

@@ -299,6 +299,10 @@ fn compare(state: &mut State, is_revival: bool) -> Result<(), String> {
             {
                 return Err(format!("key {key} has made two tasks"));
             }
+            let parent = row.parent_id.and_then(|parent| db.tasks.get(&parent));
+            if parent.is_some_and(|parent| parent.cancel_requested_at.is_some()) {
+                return Err(format!("{} is a child of one that is to stop", row.id()));
+            }
             trace.fold(row.id.as_u64_pair().1);
             oracle.tasks.insert(row.id, Known::of(row));
             continue;

@@ -4,13 +4,12 @@
 //! (PostgreSQL wiki, *Loose indexscan*), and each gives its longest unheard tasks. A group's million rows cost as much as one.
 
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, entity::prelude::*};
-use serde::Serialize;
 
 use super::{Hint, Id, SILENCE, Store, hold::Claimer, lists::read_hint};
 use crate::{
     domain::id::Task,
     error::StoreError,
-    store::source::{Cell, ID, batch, hex, ids, rows, statement},
+    store::source::{Cell, Col, Parameters, Row, col, statement},
 };
 
 /// Most groups one look goes through; the next look goes on behind them.
@@ -20,14 +19,18 @@ const GROUPS: i64 = 500;
 #[derive(Clone, Debug, Default)]
 pub struct Cursor(String, Uuid);
 
-#[derive(Clone, Debug, FromQueryResult, Serialize)]
+#[derive(Clone, Debug, FromQueryResult)]
 struct Group {
     kind: String,
-    #[serde(serialize_with = "hex")]
     share: Uuid,
 }
 
-const GROUP: &[(&str, Cell)] = &[("kind", Cell::Text), ("share", Cell::Uuid)];
+impl Row for Group {
+    const COLUMNS: &'static [Col] = &[col("kind", Cell::Text), col("share", Cell::Uuid)];
+    fn cells(&self) -> Vec<sea_orm::Value> {
+        vec![self.kind.as_str().into(), self.share.into()]
+    }
+}
 
 /// The groups behind `cursor`; it goes back to the start when they were the last.
 async fn groups(store: &Store, cursor: &mut Cursor) -> Result<Vec<Group>, StoreError> {
@@ -87,33 +90,30 @@ async fn longest_unheard(
     limit: u64,
 ) -> Result<Vec<Hint>, StoreError> {
     let db = store.engine();
-    let backend = db.get_database_backend();
-    let groups_table = rows(backend, 1, GROUP);
+    let mut parameters = Parameters::of(db);
+    let groups_table = parameters.rows(groups);
+    let [since, now] = [unheard_since, store.now()].map(|at| parameters.put(at));
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
+    let [part, most] = [part(limit, groups.len()), most].map(|count| parameters.put(count));
     let running = "NOT EXISTS (SELECT 1 FROM task_kind AS k WHERE k.name = x.kind AND k.paused_at IS NOT NULL)";
-    let sql = match backend {
-        DbBackend::Postgres => format!(
+    let sql = if parameters.is_postgres() {
+        format!(
             "SELECT t.id, t.priority, t.share FROM {groups_table} CROSS JOIN LATERAL \
                (SELECT id, priority, share, hint_at FROM task WHERE state = 'queued' AND kind = x.kind \
-                 AND share = x.share AND hint_at <= $2 AND run_at <= $5 ORDER BY hint_at LIMIT $3) AS t \
-             WHERE {running} ORDER BY t.priority, t.hint_at LIMIT $4"
-        ),
-        _ => format!(
+                 AND share = x.share AND hint_at <= {since} AND run_at <= {now} ORDER BY hint_at LIMIT {part}) AS t \
+             WHERE {running} ORDER BY t.priority, t.hint_at LIMIT {most}"
+        )
+    } else {
+        format!(
             "SELECT t.id, t.priority, t.share FROM \
                (SELECT q.id, q.priority, q.share, q.hint_at, \
                   ROW_NUMBER() OVER (PARTITION BY q.kind, q.share ORDER BY q.hint_at) AS place \
                 FROM task AS q JOIN {groups_table} ON q.kind = x.kind AND q.share = x.share \
-                WHERE q.state = 'queued' AND q.hint_at <= $2 AND q.run_at <= $5 AND {running}) AS t \
-             WHERE t.place <= $3 ORDER BY t.priority, t.hint_at LIMIT $4"
-        ),
+                WHERE q.state = 'queued' AND q.hint_at <= {since} AND q.run_at <= {now} AND {running}) AS t \
+             WHERE t.place <= {part} ORDER BY t.priority, t.hint_at LIMIT {most}"
+        )
     };
-    let values = [
-        batch(&groups)?,
-        unheard_since.into(),
-        part(limit, groups.len()).into(),
-        i64::try_from(limit).unwrap_or(i64::MAX).into(),
-        store.now().into(),
-    ];
-    let found = db.query_all_raw(statement(db, sql, values)).await?;
+    let found = db.query_all_raw(parameters.statement(sql)).await?;
     Ok(found.iter().map(read_hint).collect::<Result<_, _>>()?)
 }
 
@@ -133,23 +133,21 @@ pub async fn reannounce(
         return Ok(unheard);
     }
     let db = store.engine();
-    let backend = db.get_database_backend();
+    let mut parameters = Parameters::of(db);
+    let ids: Vec<Uuid> = unheard.iter().map(|hint| hint.task.uuid()).collect();
+    let rows = parameters.rows(&ids);
+    let [next, now] = [now + SILENCE, now].map(|at| parameters.put(at));
     // Rows a worker is claiming now need no reminder, and nobody waits for them here while holding others.
-    let skip = match backend {
-        DbBackend::Postgres => "FOR UPDATE OF t SKIP LOCKED",
-        _ => "",
+    let skip = if parameters.is_postgres() {
+        "FOR UPDATE OF t SKIP LOCKED"
+    } else {
+        ""
     };
     let sql = format!(
-        "UPDATE task SET hint_at = $2 WHERE id IN (SELECT t.id FROM {} JOIN task AS t ON t.id = x.id \
-           WHERE t.state || '' = 'queued' AND t.hint_at <= $3 {skip})",
-        rows(backend, 1, ID)
+        "UPDATE task SET hint_at = {next} WHERE id IN (SELECT t.id FROM {rows} JOIN task AS t ON t.id = x.id \
+           WHERE t.state || '' = 'queued' AND t.hint_at <= {now} {skip})"
     );
-    let values = [
-        ids(unheard.iter().map(|hint| hint.task.uuid()))?,
-        (now + SILENCE).into(),
-        now.into(),
-    ];
-    db.execute_raw(statement(db, sql, values)).await?;
+    db.execute_raw(parameters.statement(sql)).await?;
     Ok(unheard)
 }
 
@@ -176,18 +174,17 @@ pub async fn next_due(store: &Store) -> Result<Option<DateTimeUtc>, StoreError> 
     let mut cursor = Cursor::default();
     let groups = groups(store, &mut cursor).await?;
     let db = store.engine();
+    let mut parameters = Parameters::of(db);
+    let rows = parameters.rows(&groups);
     let sql = format!(
         "SELECT MIN(at) AS at FROM ( \
            SELECT MIN(run_at) AS at FROM task WHERE state = 'waiting' \
            UNION ALL SELECT MIN(next_at) FROM task_schedule WHERE enabled \
            UNION ALL SELECT (SELECT MIN(hint_at) FROM task WHERE state = 'queued' AND kind = x.kind AND share = x.share) \
-             FROM {} WHERE NOT EXISTS \
-               (SELECT 1 FROM task_kind AS k WHERE k.name = x.kind AND k.paused_at IS NOT NULL)) AS next",
-        rows(db.get_database_backend(), 1, GROUP)
+             FROM {rows} WHERE NOT EXISTS \
+               (SELECT 1 FROM task_kind AS k WHERE k.name = x.kind AND k.paused_at IS NOT NULL)) AS next"
     );
-    let next = db
-        .query_one_raw(statement(db, sql, [batch(&groups)?]))
-        .await?;
+    let next = db.query_one_raw(parameters.statement(sql)).await?;
     Ok(next
         .map(|row| row.try_get::<Option<DateTimeUtc>>("", "at"))
         .transpose()?

@@ -1,8 +1,7 @@
 //! Adding tasks: one in a transaction with what asks for it, or many from many callers in one statement.
 
 use chrono::TimeDelta;
-use sea_orm::{ConnectionTrait, DbBackend, entity::prelude::*};
-use serde::Serialize;
+use sea_orm::{ConnectionTrait, DbBackend, Value, entity::prelude::*};
 
 use super::{Column, Entity, LIVE, Model, NewTask, SILENCE};
 use crate::{
@@ -11,7 +10,8 @@ use crate::{
     store::{
         Posted, Store, Tx,
         batch::{Batcher, Failed, Limits},
-        source::{Cell, batch, hex, hex_or_null, rows, stamp, statement},
+        outbox,
+        source::{Cell, Col, Parameters, Row, col, maybe, statement},
     },
 };
 
@@ -23,46 +23,44 @@ pub struct Enqueued {
     pub is_new: bool,
 }
 
-const COLUMNS: &[(&str, Cell)] = &[
-    ("id", Cell::Uuid),
-    ("kind", Cell::Text),
-    ("input_version", Cell::Int),
-    ("input", Cell::Json),
-    ("owner_id", Cell::Uuid),
-    ("share", Cell::Uuid),
-    ("subject_id", Cell::Uuid),
-    ("parent_id", Cell::Uuid),
-    ("priority", Cell::Int),
-    ("max_attempts", Cell::Int),
-    ("run_at", Cell::Time),
-    ("hint_at", Cell::Time),
-    ("deadline_at", Cell::Time),
-    ("idempotency_key", Cell::Text),
-    ("unique_key", Cell::Text),
-];
+impl Row for Model {
+    const COLUMNS: &'static [Col] = &[
+        col("id", Cell::Uuid),
+        col("kind", Cell::Text),
+        col("input_version", Cell::Int),
+        col("input", Cell::Json),
+        maybe("owner_id", Cell::Uuid),
+        col("share", Cell::Uuid),
+        maybe("subject_id", Cell::Uuid),
+        maybe("parent_id", Cell::Uuid),
+        col("priority", Cell::Int),
+        col("max_attempts", Cell::Int),
+        col("run_at", Cell::Time),
+        col("hint_at", Cell::Time),
+        col("deadline_at", Cell::Time),
+        maybe("idempotency_key", Cell::Text),
+        maybe("unique_key", Cell::Text),
+    ];
 
-#[derive(Serialize)]
-struct Row<'a> {
-    #[serde(serialize_with = "hex")]
-    id: Uuid,
-    kind: &'a str,
-    input_version: i32,
-    input: &'a Json,
-    #[serde(serialize_with = "hex_or_null")]
-    owner_id: Option<Uuid>,
-    #[serde(serialize_with = "hex")]
-    share: Uuid,
-    #[serde(serialize_with = "hex_or_null")]
-    subject_id: Option<Uuid>,
-    #[serde(serialize_with = "hex_or_null")]
-    parent_id: Option<Uuid>,
-    priority: i16,
-    max_attempts: i32,
-    run_at: String,
-    hint_at: String,
-    deadline_at: String,
-    idempotency_key: Option<&'a str>,
-    unique_key: Option<&'a str>,
+    fn cells(&self) -> Vec<Value> {
+        vec![
+            self.id.into(),
+            self.kind.as_str().into(),
+            i64::from(self.input_version).into(),
+            self.input.clone().into(),
+            self.owner_id.into(),
+            self.share.into(),
+            self.subject_id.into(),
+            self.parent_id.into(),
+            i64::from(self.priority).into(),
+            i64::from(self.max_attempts).into(),
+            self.run_at.into(),
+            self.hint_at.into(),
+            self.deadline_at.into(),
+            self.idempotency_key.clone().into(),
+            self.unique_key.clone().into(),
+        ]
+    }
 }
 
 /// The row a task begins as.
@@ -108,49 +106,22 @@ fn begin(id: Id<Task>, task: NewTask, now: DateTimeUtc) -> Model {
     }
 }
 
-fn insertion(
-    backend: DbBackend,
-    tasks: &[Model],
-    now: DateTimeUtc,
-) -> Result<(String, Vec<sea_orm::Value>), DbErr> {
-    let list: Vec<Row> = tasks
-        .iter()
-        .map(|task| Row {
-            id: task.id,
-            kind: &task.kind,
-            input_version: task.input_version,
-            input: &task.input,
-            owner_id: task.owner_id,
-            share: task.share,
-            subject_id: task.subject_id,
-            parent_id: task.parent_id,
-            priority: task.priority,
-            max_attempts: task.max_attempts,
-            run_at: stamp(task.run_at),
-            hint_at: stamp(task.hint_at),
-            deadline_at: stamp(task.deadline_at),
-            idempotency_key: task.idempotency_key.as_deref(),
-            unique_key: task.unique_key.as_deref(),
-        })
-        .collect();
-    let names: Vec<&str> = COLUMNS.iter().map(|(name, _)| *name).collect();
+/// The statement that adds `tasks` and returns the ids of those it has added.
+fn insertion(parameters: &mut Parameters, tasks: &[Model], now: DateTimeUtc) -> String {
+    let names: Vec<&str> = Model::COLUMNS.iter().map(Col::name).collect();
     let values: Vec<String> = names.iter().map(|name| format!("x.{name}")).collect();
-    let sql = format!(
+    let (rows, now) = (parameters.rows(tasks), parameters.put(now));
+    format!(
         "INSERT INTO task ({}, state, version, attempt, failures, progress, signalled, created_at) \
-         SELECT {}, 'queued', 1, 0, 0, 0, FALSE, $2 FROM {} WHERE TRUE \
+         SELECT {}, 'queued', 1, 0, 0, 0, FALSE, {now} FROM {rows} WHERE TRUE \
          ON CONFLICT DO NOTHING RETURNING id",
         names.join(", "),
         values.join(", "),
-        rows(backend, 1, COLUMNS)
-    );
-    Ok((sql, vec![batch(&list)?, now.into()]))
+    )
 }
 
 /// Adds tasks to the open transaction, with their announcements; an earlier one takes the place of a repeated one.
-pub(super) async fn insert_all(
-    tx: &mut Tx<'_>,
-    tasks: Vec<NewTask>,
-) -> Result<Vec<Enqueued>, StoreError> {
+pub async fn insert_all(tx: &mut Tx<'_>, tasks: Vec<NewTask>) -> Result<Vec<Enqueued>, StoreError> {
     if tasks.is_empty() {
         return Ok(Vec::new());
     }
@@ -159,8 +130,9 @@ pub(super) async fn insert_all(
         .into_iter()
         .map(|task| begin(tx.new_id(), task, now))
         .collect();
-    let (sql, values) = insertion(tx.get_database_backend(), &tasks, now)?;
-    let inserted = tx.query_all_raw(statement(tx, sql, values)).await?;
+    let mut parameters = Parameters::of(tx);
+    let sql = insertion(&mut parameters, &tasks, now);
+    let inserted = tx.query_all_raw(parameters.statement(sql)).await?;
     let added: std::collections::HashSet<Uuid> = inserted
         .iter()
         .map(|row| row.try_get("", "id"))
@@ -175,7 +147,7 @@ pub(super) async fn insert_all(
             }
             task
         } else {
-            earlier(tx, &task).await?.ok_or(StoreError::Stale)?
+            earlier_row(tx, &task).await?.ok_or(StoreError::Stale)?
         };
         enqueued.push(Enqueued { task, is_new });
     }
@@ -188,23 +160,39 @@ pub async fn insert(tx: &mut Tx<'_>, task: NewTask) -> Result<Enqueued, StoreErr
     enqueued.pop().ok_or(StoreError::Stale)
 }
 
-/// The task that has taken the key of `task`.
-async fn earlier(db: &impl ConnectionTrait, task: &Model) -> Result<Option<Model>, StoreError> {
-    if let Some(key) = &task.idempotency_key {
+/// The task that has taken a key of `task`.
+pub async fn earlier(
+    db: &impl ConnectionTrait,
+    task: &NewTask,
+) -> Result<Option<Model>, StoreError> {
+    let keys = (task.idempotency_key.as_deref(), task.unique_key.as_deref());
+    with_key(db, task.share(), keys).await
+}
+
+async fn earlier_row(db: &impl ConnectionTrait, task: &Model) -> Result<Option<Model>, StoreError> {
+    let keys = (task.idempotency_key.as_deref(), task.unique_key.as_deref());
+    with_key(db, task.share, keys).await
+}
+
+async fn with_key(
+    db: &impl ConnectionTrait,
+    share: Uuid,
+    (idempotency_key, unique_key): (Option<&str>, Option<&str>),
+) -> Result<Option<Model>, StoreError> {
+    if let Some(key) = idempotency_key {
         let same = Entity::find()
-            .filter(Column::Share.eq(task.share))
+            .filter(Column::Share.eq(share))
             .filter(Column::IdempotencyKey.eq(key));
         if let Some(found) = same.one(db).await? {
             return Ok(Some(found));
         }
     }
-    let Some(key) = &task.unique_key else {
+    let Some(key) = unique_key else {
         return Ok(None);
     };
-    let live = [TaskState::Queued, TaskState::Running, TaskState::Waiting].map(TaskState::as_str);
     let same = Entity::find()
         .filter(Column::UniqueKey.eq(key))
-        .filter(Column::State.is_in(live));
+        .filter(Column::State.is_in(TaskState::LIVE.map(TaskState::as_str)));
     Ok(same.one(db).await?)
 }
 
@@ -224,21 +212,24 @@ pub async fn insert_batch(store: &Store, tasks: Vec<NewTask>) -> Result<Vec<Enqu
         .into_iter()
         .map(|task| begin(store.new_id(), task, now))
         .collect();
-    let (sql, mut values) = insertion(DbBackend::Postgres, &tasks, now)?;
+    let mut parameters = Parameters::new(DbBackend::Postgres);
+    let added = insertion(&mut parameters, &tasks, now);
     // What is told of a repeated one is told of nothing, which does no harm.
     let changes: Vec<_> = tasks
         .iter()
         .map(|task| task.change(ChangeKind::Updated))
         .collect();
     let message = store.entropy.uuid(now);
-    values.extend([message.into(), batch(&changes)?]);
+    let row = [message.into(), outbox::text(&changes)?.into(), now.into()]
+        .map(|value: Value| parameters.put(value));
     let sql = format!(
-        "WITH added AS ({sql}), \
-         posted AS (INSERT INTO outbox (id, message, created_at) VALUES ($3, $4::jsonb, $2)) SELECT id FROM added"
+        "WITH added AS ({added}), \
+         posted AS (INSERT INTO outbox (id, message, created_at) VALUES ({})) SELECT id FROM added",
+        row.join(", ")
     );
     let inserted = store
         .engine()
-        .query_all_raw(statement(store.engine(), sql, values))
+        .query_all_raw(parameters.statement(sql))
         .await?;
     let added: std::collections::HashSet<Uuid> = inserted
         .iter()
@@ -257,7 +248,7 @@ pub async fn insert_batch(store: &Store, tasks: Vec<NewTask>) -> Result<Vec<Enqu
         let task = if is_new {
             task
         } else {
-            earlier(store.engine(), &task)
+            earlier_row(store.engine(), &task)
                 .await?
                 .ok_or(StoreError::Stale)?
         };

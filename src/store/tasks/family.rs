@@ -28,7 +28,8 @@ impl Child {
 /// Adds children of the task of `lease`. Each has an idempotency key, so that a second attempt finds the first one's.
 ///
 /// # Errors
-/// [`StoreError::LeaseLost`] when the run is not the newest.
+/// [`StoreError::LeaseLost`] when the run is not the newest, [`StoreError::CancelRequested`] when the task is to stop:
+/// a cancellation reaches the children there are, and none come after it.
 pub async fn spawn(
     store: &Store,
     lease: Lease,
@@ -36,6 +37,13 @@ pub async fn spawn(
 ) -> Result<Vec<Id<Task>>, StoreError> {
     let mut tx = store.begin().await?;
     fence(&tx, lease).await?;
+    let is_cancelled = Entity::find_by_id(lease.task.uuid())
+        .filter(Column::CancelRequestedAt.is_not_null())
+        .count(&tx)
+        .await?;
+    if is_cancelled > 0 {
+        return Err(StoreError::CancelRequested);
+    }
     let enqueued = insert_all(&mut tx, children).await?;
     tx.commit().await?;
     Ok(enqueued

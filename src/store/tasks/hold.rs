@@ -1,8 +1,8 @@
 //! Holding a task: the claim, the lease, and every write of a run, fenced by its attempt and its worker.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use sea_orm::{Condition, ConnectionTrait, DbBackend, FromQueryResult, entity::prelude::*};
+use sea_orm::{Condition, ConnectionTrait, DbBackend, FromQueryResult, Value, entity::prelude::*};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -18,7 +18,7 @@ use crate::{
     error::StoreError,
     store::{
         Posted,
-        source::{Cell, ID, batch, hex, ids, rows, stamp, statement},
+        source::{Cell, Col, Parameters, Row, col, maybe},
         task_logs::{self, Level, NewLine},
     },
 };
@@ -82,18 +82,30 @@ const CLAIMED: &str = "task.id, task.kind, task.input_version, task.input, task.
     task.priority, task.version, task.attempt, task.worker_id, task.failures, task.max_attempts, task.progress, \
     task.error_message, task.run_at, task.deadline_at, task.cancel_requested_at";
 
-/// Which tasks a worker may take: due, of a kind and version it knows, and not paused. `t` is the task, `x` the kinds.
-pub(super) fn may_run(backend: DbBackend, now: &str, kinds: usize) -> String {
-    let known = rows(
-        backend,
-        kinds,
-        &[("kind", Cell::Text), ("version", Cell::Int)],
-    );
-    format!(
-        "t.state || '' = 'queued' AND t.run_at <= {now} \
-         AND EXISTS (SELECT 1 FROM {known} WHERE x.kind = t.kind AND t.input_version <= x.version) \
-         AND NOT EXISTS (SELECT 1 FROM task_kind AS k WHERE k.name = t.kind AND k.paused_at IS NOT NULL)"
-    )
+impl Row for KnownKind {
+    const COLUMNS: &'static [Col] = &[col("kind", Cell::Text), col("version", Cell::Int)];
+    fn cells(&self) -> Vec<Value> {
+        vec![self.kind.as_str().into(), i64::from(self.version).into()]
+    }
+}
+
+impl Claimer {
+    /// The condition that it knows the kind of the task `t`, and its version.
+    fn knows(&self, parameters: &mut Parameters) -> String {
+        if !parameters.is_postgres() {
+            let known = parameters.rows(&self.kinds);
+            return format!(
+                "EXISTS (SELECT 1 FROM {known} WHERE x.kind = t.kind AND t.input_version <= x.version)"
+            );
+        }
+        // A third of the time of a look into a table, which is done for every task of the claim.
+        let kinds: Vec<String> = self.kinds.iter().map(|known| known.kind.clone()).collect();
+        let versions: Vec<i32> = self.kinds.iter().map(|known| known.version).collect();
+        let (kinds, versions) = (parameters.put(kinds), parameters.put(versions));
+        format!(
+            "t.input_version <= ({versions}::int[])[array_position({kinds}::text[], t.kind::text)]"
+        )
+    }
 }
 
 /// Claims those of `ids` that may run now: worker, lease and attempt + 1 in one statement.
@@ -110,35 +122,42 @@ pub async fn claim(
         return Ok(Vec::new());
     }
     let (db, now) = (store.engine(), store.now());
-    let backend = db.get_database_backend();
-    let wanted = rows(backend, 1, ID);
-    let may_run = may_run(backend, "$4", 5);
-    let (skip, relaxed) = match backend {
-        DbBackend::Postgres => (
-            "FOR UPDATE OF t SKIP LOCKED",
-            ", (SELECT set_config('synchronous_commit', 'off', TRUE)) AS relaxed",
-        ),
-        _ => ("", ""),
+    let mut parameters = Parameters::of(db);
+    let ids: Vec<Uuid> = tasks.iter().map(|id| id.uuid()).collect();
+    let is_known = by.knows(&mut parameters);
+    let worker = parameters.put(by.worker);
+    let [until, now] = [now + by.lease, now].map(|at| parameters.put(at));
+    let may_run = format!(
+        "t.state || '' = 'queued' AND t.run_at <= {now} AND {is_known} \
+         AND t.kind NOT IN (SELECT name FROM task_kind WHERE paused_at IS NOT NULL)"
+    );
+    // Lists and no joins: whatever the planner believes of the table, all it can do is to look up the ids.
+    let (due, relaxed) = if parameters.is_postgres() {
+        let ids = parameters.put(ids);
+        (
+            format!(
+                "= ANY (ARRAY(SELECT t.id FROM task AS t WHERE t.id = ANY ({ids}::uuid[]) AND {may_run} \
+                 FOR UPDATE SKIP LOCKED))"
+            ),
+            " FROM (SELECT set_config('synchronous_commit', 'off', TRUE)) AS relaxed",
+        )
+    } else {
+        let ids = parameters.rows(&ids);
+        (
+            format!("IN (SELECT t.id FROM {ids} JOIN task AS t ON t.id = x.id WHERE {may_run})"),
+            "",
+        )
     };
     let sql = format!(
-        "UPDATE task SET state = 'running', version = task.version + 1, attempt = task.attempt + 1, worker_id = $2, \
-           lease_until = $3, started_at = COALESCE(task.started_at, $4), wake_on = NULL, signalled = FALSE \
-         FROM (SELECT t.id FROM (SELECT DISTINCT id FROM {wanted}) AS w JOIN task AS t ON t.id = w.id \
-           WHERE {may_run} {skip}) AS due{relaxed} \
-         WHERE task.id = due.id RETURNING {CLAIMED}"
+        "UPDATE task SET state = 'running', version = task.version + 1, attempt = task.attempt + 1, worker_id = {worker}, \
+           lease_until = {until}, started_at = COALESCE(task.started_at, {now}), wake_on = NULL, signalled = FALSE{relaxed} \
+         WHERE task.id {due} RETURNING {CLAIMED}"
     );
     debug_assert_eq!(
         TaskState::Queued.after(TaskEvent::Claim),
         Ok(TaskState::Running)
     );
-    let values = [
-        ids(tasks.iter().map(|id| id.uuid()))?,
-        by.worker.into(),
-        (now + by.lease).into(),
-        now.into(),
-        batch(&by.kinds)?,
-    ];
-    let claimed = Claimed::find_by_statement(statement(db, sql, values))
+    let claimed = Claimed::find_by_statement(parameters.statement(sql))
         .all(db)
         .await?;
     let change = |task: &Claimed| lists::task_change(task.id(), task.version, task.owner_id);
@@ -157,28 +176,18 @@ pub struct Renewed {
     pub is_cancel_requested: bool,
 }
 
-const LEASES: &[(&str, Cell)] = &[
-    ("id", Cell::Uuid),
-    ("attempt", Cell::Int),
-    ("worker", Cell::Uuid),
-];
-
-#[derive(Serialize)]
-struct LeaseRow {
-    #[serde(serialize_with = "hex")]
-    id: Uuid,
-    attempt: i32,
-    #[serde(serialize_with = "hex")]
-    worker: Uuid,
-}
-
-impl From<Lease> for LeaseRow {
-    fn from(lease: Lease) -> Self {
-        Self {
-            id: lease.task.uuid(),
-            attempt: lease.attempt,
-            worker: lease.worker,
-        }
+impl Row for Lease {
+    const COLUMNS: &'static [Col] = &[
+        col("id", Cell::Uuid),
+        col("attempt", Cell::Int),
+        col("worker", Cell::Uuid),
+    ];
+    fn cells(&self) -> Vec<Value> {
+        vec![
+            self.task.uuid().into(),
+            i64::from(self.attempt).into(),
+            self.worker.into(),
+        ]
     }
 }
 
@@ -199,14 +208,13 @@ pub async fn renew(
     }
     let mut tx = store.begin_engine().await?;
     lock_in_order(&mut tx, leases.iter().map(|lease| lease.task)).await?;
+    let mut parameters = Parameters::of(&tx);
+    let (rows, until) = (parameters.rows(leases), parameters.put(store.now() + lease));
     let sql = format!(
-        "UPDATE task SET lease_until = $2 FROM {} WHERE {HELD} \
-         RETURNING task.id, task.attempt, task.worker_id, task.cancel_requested_at",
-        rows(tx.get_database_backend(), 1, LEASES)
+        "UPDATE task SET lease_until = {until} FROM {rows} WHERE {HELD} \
+         RETURNING task.id, task.attempt, task.worker_id, task.cancel_requested_at"
     );
-    let list: Vec<LeaseRow> = leases.iter().copied().map(LeaseRow::from).collect();
-    let values = [batch(&list)?, (store.now() + lease).into()];
-    let held = tx.query_all_raw(statement(&tx, sql, values)).await?;
+    let held = tx.query_all_raw(parameters.statement(sql)).await?;
     let renewed = held
         .iter()
         .map(|row| {
@@ -235,13 +243,16 @@ async fn lock_in_order(
     tx: &mut Tx<'_>,
     tasks: impl IntoIterator<Item = Id<Task>>,
 ) -> Result<(), StoreError> {
-    const LOCK: &str = "WITH x AS (SELECT id FROM jsonb_to_recordset($1::jsonb) AS x(id uuid)) \
-        SELECT id FROM task WHERE id IN (SELECT id FROM x \
-          UNION SELECT t.parent_id FROM x JOIN task AS t ON t.id = x.id WHERE t.parent_id IS NOT NULL) \
-        ORDER BY id FOR UPDATE";
-    if tx.get_database_backend() == DbBackend::Postgres {
-        let values = [ids(tasks.into_iter().map(Id::uuid))?];
-        tx.query_all_raw(statement(tx, LOCK, values)).await?;
+    let mut parameters = Parameters::of(tx);
+    if parameters.is_postgres() {
+        let ids: Vec<Uuid> = tasks.into_iter().map(Id::uuid).collect();
+        let rows = parameters.rows(&ids);
+        let sql = format!(
+            "WITH x AS (SELECT id FROM {rows}) SELECT id FROM task WHERE id IN (SELECT id FROM x \
+               UNION SELECT t.parent_id FROM x JOIN task AS t ON t.id = x.id WHERE t.parent_id IS NOT NULL) \
+             ORDER BY id FOR UPDATE"
+        );
+        tx.query_all_raw(parameters.statement(sql)).await?;
     }
     Ok(())
 }
@@ -296,44 +307,35 @@ pub struct Report {
     pub message: String,
 }
 
-const REPORTS: &[(&str, Cell)] = &[
-    ("id", Cell::Uuid),
-    ("attempt", Cell::Int),
-    ("worker", Cell::Uuid),
-    ("percent", Cell::Int),
-    ("message", Cell::Text),
-];
-
-#[derive(Serialize)]
-struct ReportRow<'a> {
-    #[serde(flatten)]
-    lease: LeaseRow,
-    percent: Option<u8>,
-    message: &'a str,
+impl Row for Report {
+    const COLUMNS: &'static [Col] = &[
+        col("id", Cell::Uuid),
+        col("attempt", Cell::Int),
+        col("worker", Cell::Uuid),
+        maybe("percent", Cell::Int),
+        col("message", Cell::Text),
+    ];
+    fn cells(&self) -> Vec<Value> {
+        let percent = self.percent.map(|percent| i64::from(percent.min(100)));
+        let mut cells = self.lease.cells();
+        cells.extend([percent.into(), self.message.as_str().into()]);
+        cells
+    }
 }
 
 /// Records reports of different tasks in one transaction; the leases that were accepted.
 pub async fn report(store: &Store, reports: &[Report]) -> Result<Vec<Lease>, StoreError> {
     let mut tx = store.begin_engine().await?;
     lock_in_order(&mut tx, reports.iter().map(|report| report.lease.task)).await?;
+    let mut parameters = Parameters::of(&tx);
+    let rows = parameters.rows(reports);
     let sql = format!(
         "UPDATE task SET progress = COALESCE(x.percent, task.progress), \
            progress_message = CASE WHEN x.percent IS NULL THEN task.progress_message ELSE x.message END, \
            version = task.version + CASE WHEN x.percent IS NULL THEN 0 ELSE 1 END \
-         FROM {} WHERE {HELD} RETURNING task.id, task.attempt, task.worker_id, task.version, task.owner_id",
-        rows(tx.get_database_backend(), 1, REPORTS)
+         FROM {rows} WHERE {HELD} RETURNING task.id, task.attempt, task.worker_id, task.version, task.owner_id"
     );
-    let list: Vec<ReportRow> = reports
-        .iter()
-        .map(|report| ReportRow {
-            lease: report.lease.into(),
-            percent: report.percent.map(|percent| percent.min(100)),
-            message: &report.message,
-        })
-        .collect();
-    let written = tx
-        .query_all_raw(statement(&tx, sql, [batch(&list)?]))
-        .await?;
+    let written = tx.query_all_raw(parameters.statement(sql)).await?;
     let mut accepted = Vec::with_capacity(written.len());
     let mut lines = Vec::with_capacity(written.len());
     for row in &written {
@@ -396,83 +398,102 @@ impl Outcome {
     }
 }
 
-const OUTCOMES: &[(&str, Cell)] = &[
-    ("id", Cell::Uuid),
-    ("attempt", Cell::Int),
-    ("worker", Cell::Uuid),
-    ("state", Cell::Text),
-    ("failed", Cell::Int),
-    ("run_at", Cell::Time),
-    ("wake_on", Cell::Text),
-    ("result", Cell::Json),
-    ("error_code", Cell::Text),
-    ("error_message", Cell::Text),
-    ("finished_at", Cell::Time),
-];
-
-#[derive(Serialize)]
-struct OutcomeRow<'a> {
-    #[serde(flatten)]
-    lease: LeaseRow,
+/// An outcome as the row it leaves.
+#[derive(Default)]
+struct Ending<'a> {
     state: &'static str,
     failed: i32,
-    run_at: Option<String>,
+    run_at: Option<DateTimeUtc>,
     wake_on: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<&'a Json>,
     error_code: Option<&'static str>,
     error_message: Option<&'a str>,
-    finished_at: Option<String>,
+    finished_at: Option<DateTimeUtc>,
 }
 
-fn outcome_row(
-    lease: Lease,
-    outcome: &Outcome,
-    now: DateTimeUtc,
-) -> Result<OutcomeRow<'_>, StoreError> {
-    let end = |event| TaskState::Running.after(event);
-    let state = match outcome {
-        Outcome::Succeeded(_) => end(TaskEvent::Succeed),
-        Outcome::Retry { .. } | Outcome::HandBack => end(TaskEvent::Retry),
-        Outcome::Park { .. } => end(TaskEvent::Park),
-        Outcome::Failed { .. } => end(TaskEvent::Fail),
-        Outcome::Cancelled => end(TaskEvent::Cancel),
-    }?;
-    let mut row = OutcomeRow {
-        lease: lease.into(),
-        state: state.as_str(),
-        failed: 0,
-        run_at: None,
-        wake_on: None,
-        result: None,
-        error_code: None,
-        error_message: None,
-        finished_at: state.is_terminal().then(|| stamp(now)),
-    };
-    match outcome {
-        Outcome::Succeeded(result) => row.result = Some(result).filter(|result| !result.is_null()),
-        Outcome::Retry {
-            at,
-            failures,
-            code,
-            message,
-        } => {
-            (row.failed, row.run_at) = (*failures, Some(stamp(*at)));
-            (row.error_code, row.error_message) = (Some(*code), Some(message.as_str()));
-        }
-        Outcome::Park { until, wake_on } => {
-            (row.run_at, row.wake_on) = (Some(stamp(*until)), wake_on.as_deref());
-        }
-        Outcome::Failed { code, message } => {
-            (row.error_code, row.error_message) = (Some(*code), Some(message.as_str()));
-        }
-        Outcome::HandBack => row.run_at = Some(stamp(now)),
-        Outcome::Cancelled => {}
+impl<'a> Ending<'a> {
+    fn of(outcome: &'a Outcome, now: DateTimeUtc) -> Result<Self, StoreError> {
+        let event = match outcome {
+            Outcome::Succeeded(_) => TaskEvent::Succeed,
+            Outcome::Retry { .. } | Outcome::HandBack => TaskEvent::Retry,
+            Outcome::Park { .. } => TaskEvent::Park,
+            Outcome::Failed { .. } => TaskEvent::Fail,
+            Outcome::Cancelled => TaskEvent::Cancel,
+        };
+        let state = TaskState::Running.after(event)?;
+        let ending = Self {
+            state: state.as_str(),
+            finished_at: state.is_terminal().then_some(now),
+            ..Self::default()
+        };
+        Ok(match outcome {
+            Outcome::Succeeded(result) => Self {
+                result: Some(result).filter(|result| !result.is_null()),
+                ..ending
+            },
+            Outcome::Retry {
+                at,
+                failures,
+                code,
+                message,
+            } => Self {
+                failed: *failures,
+                run_at: Some(*at),
+                error_code: Some(code),
+                error_message: Some(message),
+                ..ending
+            },
+            Outcome::Park { until, wake_on } => Self {
+                run_at: Some(*until),
+                wake_on: wake_on.as_deref(),
+                ..ending
+            },
+            Outcome::Failed { code, message } => Self {
+                error_code: Some(code),
+                error_message: Some(message),
+                ..ending
+            },
+            Outcome::HandBack => Self {
+                run_at: Some(now),
+                ..ending
+            },
+            Outcome::Cancelled => ending,
+        })
     }
-    Ok(row)
 }
 
-/// Writes how runs ended, in one transaction; the leases that were accepted. A stale one changes nothing.
+impl Row for (Lease, Ending<'_>) {
+    const COLUMNS: &'static [Col] = &[
+        col("id", Cell::Uuid),
+        col("attempt", Cell::Int),
+        col("worker", Cell::Uuid),
+        col("state", Cell::Text),
+        col("failed", Cell::Int),
+        maybe("run_at", Cell::Time),
+        maybe("wake_on", Cell::Text),
+        maybe("result", Cell::Json),
+        maybe("error_code", Cell::Text),
+        maybe("error_message", Cell::Text),
+        maybe("finished_at", Cell::Time),
+    ];
+    fn cells(&self) -> Vec<Value> {
+        let (lease, ending) = self;
+        let mut cells = lease.cells();
+        cells.extend([
+            ending.state.into(),
+            i64::from(ending.failed).into(),
+            ending.run_at.into(),
+            ending.wake_on.into(),
+            ending.result.cloned().into(),
+            ending.error_code.into(),
+            ending.error_message.into(),
+            ending.finished_at.into(),
+        ]);
+        cells
+    }
+}
+
+/// Writes how runs ended; the leases that were accepted. A stale one changes nothing.
 ///
 /// A run that wants to wait does not when what it waits for has happened meanwhile, when its children have all
 /// ended, or when somebody has asked it to stop: it is queued at once. The end of a task's last child queues it.
@@ -481,12 +502,59 @@ pub async fn settle(
     outcomes: &[(Lease, Outcome)],
 ) -> Result<Vec<Lease>, StoreError> {
     let now = store.now();
-    let mut tx = store.begin_engine().await?;
-    let list = outcomes
+    let endings = outcomes
         .iter()
-        .map(|(lease, outcome)| outcome_row(*lease, outcome, now))
-        .collect::<Result<Vec<_>, _>>()?;
-    lock_in_order(&mut tx, outcomes.iter().map(|(lease, _)| lease.task)).await?;
+        .map(|(lease, outcome)| Ok((*lease, Ending::of(outcome, now)?)))
+        .collect::<Result<Vec<_>, StoreError>>()?;
+    let (mut endings, mut of_families): (Vec<_>, Vec<_>) = endings
+        .into_iter()
+        .partition(|(_, ending)| ending.wake_on != Some(CHILDREN));
+    // Most tasks have neither parents nor children: they need no locks beforehand. SQLite needs none at all.
+    if store.engine().get_database_backend() != DbBackend::Postgres {
+        of_families.append(&mut endings);
+    }
+    let mut settled = write_endings(store, &mut endings, Kin::None, now).await?;
+    of_families.extend(
+        endings
+            .into_iter()
+            .filter(|(lease, _)| !settled.contains(lease)),
+    );
+    settled.extend(write_endings(store, &mut of_families, Kin::Any, now).await?);
+    let leases = outcomes.iter().map(|(lease, _)| *lease);
+    Ok(leases.filter(|lease| settled.contains(lease)).collect())
+}
+
+/// Which tasks a statement is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kin {
+    /// Those without a parent.
+    None,
+    Any,
+}
+
+/// Writes `endings` in one transaction.
+async fn write_endings(
+    store: &Store,
+    endings: &mut [(Lease, Ending<'_>)],
+    kin: Kin,
+    now: DateTimeUtc,
+) -> Result<BTreeSet<Lease>, StoreError> {
+    if endings.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let mut tx = store.begin_engine().await?;
+    // Rows are changed in this order: everybody locks by id.
+    endings.sort_unstable_by_key(|(lease, _)| *lease);
+    let fit = match kin {
+        Kin::None => "task.parent_id IS NULL",
+        Kin::Any => {
+            lock_in_order(&mut tx, endings.iter().map(|(lease, _)| lease.task)).await?;
+            "TRUE"
+        }
+    };
+    let mut parameters = Parameters::of(&tx);
+    let rows = parameters.rows(endings);
+    let [at_once_at, silent_at] = [now, now + SILENCE].map(|at| parameters.put(at));
     let cannot_wait = format!(
         "x.state = 'waiting' AND (task.signalled OR task.cancel_requested_at IS NOT NULL \
          OR (x.wake_on = '{CHILDREN}' AND NOT EXISTS ({LIVE_CHILD})))"
@@ -497,25 +565,26 @@ pub async fn settle(
         "UPDATE task SET state = CASE WHEN {cannot_wait} THEN 'queued' ELSE x.state END, \
            version = task.version + 1, failures = task.failures + x.failed, worker_id = NULL, lease_until = NULL, \
            signalled = FALSE, wake_on = CASE WHEN {cannot_wait} THEN NULL ELSE x.wake_on END, \
-           run_at = CASE WHEN {at_once} THEN $2 ELSE COALESCE(x.run_at, task.run_at) END, \
-           hint_at = CASE WHEN {at_once} OR x.run_at <= $2 THEN $3 ELSE COALESCE(x.run_at, task.hint_at) END, \
+           run_at = CASE WHEN {at_once} THEN {at_once_at} ELSE COALESCE(x.run_at, task.run_at) END, \
+           hint_at = CASE WHEN {at_once} OR x.run_at <= {at_once_at} THEN {silent_at} ELSE COALESCE(x.run_at, task.hint_at) END, \
            progress = CASE WHEN x.state = 'succeeded' THEN 100 ELSE task.progress END, \
            result = COALESCE(x.result, task.result), finished_at = x.finished_at, \
            error_code = CASE WHEN x.state = 'succeeded' THEN NULL ELSE COALESCE(x.error_code, task.error_code) END, \
            error_message = \
              CASE WHEN x.state = 'succeeded' THEN NULL ELSE COALESCE(x.error_message, task.error_message) END \
-         FROM {} WHERE {HELD} RETURNING task.id, task.attempt, task.version, task.owner_id, task.state, task.run_at, \
-           task.priority, task.share, task.parent_id",
-        rows(tx.get_database_backend(), 1, OUTCOMES)
+         FROM {rows} WHERE {HELD} AND {fit} RETURNING task.id, task.attempt, task.version, task.owner_id, task.state, \
+           task.run_at, task.priority, task.share, task.parent_id"
     );
-    let values = [batch(&list)?, now.into(), (now + SILENCE).into()];
-    let written = tx.query_all_raw(statement(&tx, sql, values)).await?;
-    let mut settled = std::collections::HashSet::with_capacity(written.len());
+    let written = tx.query_all_raw(parameters.statement(sql)).await?;
+    let mut settled = BTreeSet::new();
     let mut parents = Vec::new();
     for row in &written {
         let task = Id::<Task>::new(row.try_get("", "id")?);
+        let attempt: i32 = row.try_get("", "attempt")?;
         // The worker is gone from the row; two of one attempt are never settled by one process.
-        settled.insert((task, row.try_get::<i32>("", "attempt")?));
+        let place = endings
+            .binary_search_by_key(&(task, attempt), |(lease, _)| (lease.task, lease.attempt));
+        settled.extend(place.map(|place| endings[place].0));
         tx.changed(lists::task_change(
             task,
             row.try_get("", "version")?,
@@ -537,11 +606,7 @@ pub async fn settle(
     }
     wake_parents(&mut tx, parents).await?;
     tx.commit().await?;
-    Ok(outcomes
-        .iter()
-        .map(|(lease, _)| *lease)
-        .filter(|lease| settled.contains(&(lease.task, lease.attempt)))
-        .collect())
+    Ok(settled)
 }
 
 /// A child of `task` that has not ended.
@@ -554,16 +619,17 @@ pub(super) async fn wake_parents(tx: &mut Tx<'_>, parents: Vec<Uuid>) -> Result<
     }
     debug_assert!(LIVE_CHILD.ends_with(LIVE));
     let now = tx.now();
+    let mut parameters = Parameters::of(tx);
+    let rows = parameters.rows(&parents);
+    let [run_at, hint_at] = [now, now + SILENCE].map(|at| parameters.put(at));
     let sql = format!(
-        "UPDATE task SET state = 'queued', version = task.version + 1, wake_on = NULL, run_at = $2, hint_at = $3 \
-         FROM (SELECT DISTINCT id FROM {}) AS x \
+        "UPDATE task SET state = 'queued', version = task.version + 1, wake_on = NULL, run_at = {run_at}, \
+           hint_at = {hint_at} FROM (SELECT DISTINCT id FROM {rows}) AS x \
          WHERE task.id = x.id AND task.state || '' = 'waiting' AND task.wake_on = '{CHILDREN}' \
            AND NOT EXISTS ({LIVE_CHILD}) RETURNING {}",
-        rows(tx.get_database_backend(), 1, ID),
         lists::CHANGED,
     );
-    let values = [ids(parents)?, now.into(), (now + SILENCE).into()];
-    let woken = tx.query_all_raw(statement(tx, sql, values)).await?;
+    let woken = tx.query_all_raw(parameters.statement(sql)).await?;
     changed_tasks(tx, &woken, true)?;
     Ok(())
 }

@@ -37,8 +37,7 @@ pub async fn request_cancel(tx: &mut Tx<'_>, task: &Model) -> Result<Model, Stor
     let asked = cancel_one(tx, task).await?;
     let mut parents = vec![task.id];
     for _ in 0..GENERATIONS {
-        let live =
-            [TaskState::Queued, TaskState::Running, TaskState::Waiting].map(TaskState::as_str);
+        let live = TaskState::LIVE.map(TaskState::as_str);
         let children = Entity::find()
             .filter(Column::ParentId.is_in(std::mem::take(&mut parents)))
             .filter(Column::State.is_in(live))

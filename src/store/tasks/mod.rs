@@ -19,7 +19,7 @@ use sea_orm::{
 };
 
 pub use due::{Cursor, due, next_due, reannounce};
-pub use enqueue::{Enqueued, Enqueuer, insert, insert_batch, live_of_share};
+pub use enqueue::{Enqueued, Enqueuer, earlier, insert, insert_all, insert_batch, live_of_share};
 pub use family::{Child, children, spawn};
 pub(super) use hold::LIVE_CHILD;
 pub use hold::{
@@ -212,7 +212,7 @@ pub async fn unscoped_by_id(
 
 /// The tasks of a subject that have not ended.
 fn live_of(subject: Uuid) -> Select<Entity> {
-    let live = [TaskState::Queued, TaskState::Running, TaskState::Waiting].map(TaskState::as_str);
+    let live = TaskState::LIVE.map(TaskState::as_str);
     let tasks = Entity::find()
         .filter(Column::SubjectId.eq(subject))
         .filter(Column::State.is_in(live));

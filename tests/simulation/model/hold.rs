@@ -227,6 +227,10 @@ impl Database {
         children: Vec<NewTask>,
     ) -> Result<Vec<Id<Task>>, StoreError> {
         self.fence(lease)?;
+        let task = &self.tasks[&lease.task.uuid()];
+        if task.cancel_requested_at.is_some() {
+            return Err(StoreError::CancelRequested);
+        }
         let inserted = self.insert_batch(tx, children);
         Ok(inserted.into_iter().map(|(row, _)| row.id()).collect())
     }
