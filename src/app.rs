@@ -10,7 +10,10 @@ use crate::{
     config::{ConfigError, Database, Secret, Settings},
     domain::{Clock, Entropy, Keyring, SystemClock, entropy::secret_bytes, keyring::hex},
     error::{AppError, TransportError},
-    graphql::Api,
+    graphql::{
+        Api, Offer,
+        operations::{BadOperations, Operations},
+    },
     live::{EventBus, MemoryBus, RedisBus, Topic},
     providers::{self, Providers},
     queue::{
@@ -88,6 +91,8 @@ pub enum StartError {
         address: SocketAddr,
         error: io::Error,
     },
+    #[error("PERSISTED_OPERATIONS: {0}")]
+    Operations(#[from] BadOperations),
     #[error("{path} cannot be used, {error}")]
     File { path: String, error: io::Error },
     #[error("{0}")]
@@ -126,6 +131,10 @@ impl App {
             .into());
         }
         let keyring = Keyring::new(secret_key(settings)?.expose());
+        let operations = match &settings.persisted_operations {
+            Some(path) => Operations::load(path, settings.persisted_only)?,
+            None => Operations::default(),
+        };
         // The port first: the likeliest thing to be wrong, and nothing has been touched yet.
         let bound = match role {
             Role::WebAndWorker | Role::Web => Some(bind(settings, settings.port).await?),
@@ -188,19 +197,25 @@ impl App {
             };
             app.start_worker(settings, dispatcher, providers, keyring);
         }
+        let offer = Offer {
+            operations,
+            introspection: settings.introspection,
+            longest: settings.request,
+        };
         let web = |api| Web {
             api,
             auth,
             store,
             bus: Arc::clone(&bus),
             meters,
+            console: settings.console,
             stop: app.intake.clone(),
         };
         if let Some(bound) = bound {
-            let api = Api::new(services, Arc::clone(&bus), settings.request);
+            let api = Api::new(services, Arc::clone(&bus), offer);
             app.server = Some(tokio::spawn(web(api).serve(bound)));
         } else if let Some(bound) = meters_bound {
-            let api = Api::new(services, Arc::clone(&bus), settings.request);
+            let api = Api::new(services, Arc::clone(&bus), offer);
             app.server = Some(tokio::spawn(web(api).serve_meters(bound)));
         }
         Ok(app)

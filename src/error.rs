@@ -91,6 +91,9 @@ pub enum AppError {
     QuotaExceeded { what: &'static str, limit: u64 },
     #[error("too many requests, try again in {} s", .retry_after.as_secs().max(1))]
     RateLimited { retry_after: Duration },
+    /// The words are those Apollo's clients look for.
+    #[error("PersistedQueryNotFound")]
+    PersistedQueryNotFound,
     #[error("{what} is not available, try again")]
     Unavailable { what: &'static str },
     /// A fault of ours. The client sees a reference number, the log sees the source.
@@ -110,6 +113,7 @@ impl AppError {
             Self::Conflict(_) => "CONFLICT",
             Self::QuotaExceeded { .. } => "QUOTA_EXCEEDED",
             Self::RateLimited { .. } => "RATE_LIMITED",
+            Self::PersistedQueryNotFound => "PERSISTED_QUERY_NOT_FOUND",
             Self::Unavailable { .. } => "UNAVAILABLE",
             Self::Internal(_) => "INTERNAL",
         }

@@ -3,7 +3,8 @@
 use async_graphql::{EmptyMutation, EmptySubscription, Object, Schema, SimpleObject};
 use serde_json::{Value, json};
 
-use crate::harness::{HTTP, World, nap, socket::Socket};
+use crate::harness::{Ground, HTTP, QUICK, World, nap, socket::Socket};
+use main_webserver::app::Role;
 
 struct Root;
 
@@ -116,7 +117,7 @@ async fn what_is_no_graphql_request_is_refused_in_its_own_form() {
         send("application/json", deep.into_bytes()).await,
         (200, bad.clone())
     );
-    assert_eq!(HTTP.get(&url).send().await.unwrap().status(), 405);
+    assert_eq!(HTTP.get(&url).send().await.unwrap().status(), 400);
     assert_eq!(
         HTTP.get(format!("http://{}/nothing", world.address()))
             .send()
@@ -279,9 +280,277 @@ async fn json_is_preferred_for_all_but_subscriptions() {
         format!("subscription {{ taskUpdated(id: \"{task}\") {{ id }} }}"),
     );
     let both = "application/graphql-response+json, application/json, text/event-stream";
-    assert_eq!(kind(query, both).await, "application/json");
+    assert_eq!(
+        kind(query, both).await,
+        "application/graphql-response+json; charset=utf-8"
+    );
+    let json = "application/json; charset=utf-8";
+    assert_eq!(kind(query, "*/*").await, json);
+    assert_eq!(kind(query, "text/html").await, json, "of the refusal");
     assert_eq!(kind(&subscription, both).await, "text/event-stream");
     assert_eq!(kind(query, "text/event-stream").await, "text/event-stream");
+    world.stop().await;
+}
+
+/// An answer's status, content type and body.
+async fn sent(request: reqwest::RequestBuilder) -> (u16, Value) {
+    let answer = request.send().await.unwrap();
+    let status = answer.status().as_u16();
+    (status, answer.json().await.unwrap())
+}
+
+fn code(answer: &Value) -> &str {
+    answer["errors"][0]["extensions"]["code"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn queries_come_by_get_and_mutations_do_not() {
+    let world = World::start().await;
+    let ada = world.person("ada").await;
+    let get = |parameters: &[(&str, &str)]| {
+        let url = format!("http://{}/graphql", ada.address);
+        let url = reqwest::Url::parse_with_params(&url, parameters).unwrap();
+        sent(HTTP.get(url).bearer_auth(ada.token.as_ref().unwrap()))
+    };
+    let (status, answer) = get(&[
+        (
+            "query",
+            "query A { viewer { email } } query B($n: Int) { apps(first: $n) { nodes { id } } }",
+        ),
+        ("operationName", "B"),
+        ("variables", "{\"n\": 0}"),
+    ])
+    .await;
+    assert_eq!(
+        (status, &answer["data"]),
+        (200, &json!({ "apps": { "nodes": [] } }))
+    );
+    let mutation = "mutation { startDemoTask(input: { steps: 1, stepMillis: 1 }) { task { id } } }";
+    let (status, answer) = get(&[("query", mutation)]).await;
+    assert_eq!((status, code(&answer)), (405, "BAD_USER_INPUT"));
+    let (status, answer) = get(&[("query", "{ viewer { id } }"), ("variables", "[1]")]).await;
+    assert_eq!((status, code(&answer)), (400, "BAD_USER_INPUT"));
+    assert_eq!(
+        ada.ask("{ tasks { totalCount } }")
+            .await
+            .ok("/tasks/totalCount"),
+        0
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_not_executed_has_a_status_and_no_data() {
+    let world = World::start().await;
+    let post = |query: &str, accept: &str| {
+        let request = HTTP.post(format!("http://{}/graphql", world.address()));
+        sent(
+            request
+                .header("accept", accept)
+                .json(&json!({ "query": query })),
+        )
+    };
+    let (own, json) = ("application/graphql-response+json", "application/json");
+    for query in [
+        "{",
+        "{ nothing }",
+        "query($n: Int!) { apps(first: $n) { nodes { id } } }",
+    ] {
+        let (status, answer) = post(query, own).await;
+        assert_eq!(
+            (status, answer.get("data"), code(&answer)),
+            (400, None, "BAD_USER_INPUT"),
+            "{query}"
+        );
+        let (status, answer) = post(query, json).await;
+        assert_eq!((status, answer.get("data")), (200, None), "{query}");
+    }
+    let (status, answer) = post("{ containers { totalCount } }", own).await;
+    assert_eq!(
+        (status, &answer["data"], code(&answer)),
+        (200, &Value::Null, "UNAUTHENTICATED"),
+        "executed"
+    );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_is_answered_in_order_and_has_a_limit() {
+    let world = World::start().await;
+    let ada = world.person("ada").await;
+    let post = |batch: Value| {
+        let request = HTTP.post(format!("http://{}/graphql", ada.address));
+        sent(
+            request
+                .bearer_auth(ada.token.as_ref().unwrap())
+                .json(&batch),
+        )
+    };
+    let (status, answers) = post(json!([
+        { "query": "{ a: viewer { email } }" },
+        { "query": "{ nothing }" },
+        { "query": "{ c: viewer { email } }" },
+    ]))
+    .await;
+    assert_eq!(status, 200);
+    assert_eq!(
+        (
+            &answers[0]["data"]["a"]["email"],
+            code(&answers[1]),
+            &answers[2]["data"]["c"]["email"]
+        ),
+        (&json!(ada.email), "BAD_USER_INPUT", &json!(ada.email))
+    );
+    let many = vec![json!({ "query": "{ __typename }" }); 9];
+    assert_eq!(post(json!(many)).await.0, 400);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_text_is_sent_once_and_then_asked_for_by_its_hash() {
+    let world = World::start().await;
+    let post = |body: Value| {
+        sent(
+            HTTP.post(format!("http://{}/graphql", world.address()))
+                .json(&body),
+        )
+    };
+    let query = "{ apps(first: 1) { totalCount } }";
+    let hash = sha256(query);
+    let persisted = json!({ "persistedQuery": { "version": 1, "sha256Hash": hash } });
+    let (status, answer) = post(json!({ "extensions": persisted })).await;
+    assert_eq!(
+        (status, code(&answer), &answer["errors"][0]["message"]),
+        (
+            200,
+            "PERSISTED_QUERY_NOT_FOUND",
+            &json!("PersistedQueryNotFound")
+        )
+    );
+    let (_, answer) = post(json!({ "query": "{ __typename }", "extensions": persisted })).await;
+    assert_eq!(code(&answer), "BAD_USER_INPUT", "another text's hash");
+    let (_, first) = post(json!({ "query": query, "extensions": persisted })).await;
+    let (_, second) = post(json!({ "extensions": persisted })).await;
+    assert!(first["data"]["apps"]["totalCount"].is_number());
+    assert_eq!(first, second);
+    world.stop().await;
+}
+
+fn sha256(text: &str) -> String {
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(text.as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn persisted_operations_have_an_address_and_may_be_the_only_ones() {
+    let ground = Ground::new().await;
+    let file = ground.folder().join("operations.json");
+    let apps = "query Apps($first: Int, $after: String) { apps(first: $first, after: $after) { nodes { slug } } }";
+    let start = "mutation Start($input: StartDemoTaskInput!) { startDemoTask(input: $input) { task { state } } }";
+    let login = "mutation($input: SignUpInput!) { signUp(input: $input) { accessToken } }";
+    let operations = json!({ "apps": apps, "start": start, "signUp": login });
+    std::fs::write(&file, operations.to_string()).unwrap();
+    let ground = ground
+        .with("PERSISTED_OPERATIONS", file.to_str().unwrap())
+        .with("PERSISTED_ONLY", "on")
+        .with("INTROSPECTION", "off")
+        .with("CONSOLE", "off");
+    let world = World::on(ground, QUICK, &[Role::WebAndWorker]).await;
+    let at = |path: &str| format!("http://{}{path}", world.address());
+    let (status, answer) = sent(HTTP.get(at("/api/rest/apps?first=1"))).await;
+    assert_eq!(status, 200);
+    assert_eq!(answer["data"]["apps"]["nodes"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        sent(HTTP.get(at("/api/rest/apps?frist=1"))).await.0,
+        400,
+        "no such variable"
+    );
+    assert_eq!(sent(HTTP.get(at("/api/rest/nothing"))).await.0, 404);
+    assert_eq!(sent(HTTP.get(at("/api/rest/start"))).await.0, 405);
+    let person = json!({ "input": { "email": "ada@example.com", "name": "Ada", "password": "correct horse battery" } });
+    let (_, answer) = sent(HTTP.post(at("/api/rest/signUp")).json(&person)).await;
+    let token = answer["data"]["signUp"]["accessToken"].as_str().unwrap();
+    let input = json!({ "input": { "steps": 1, "stepMillis": 1 } });
+    let (_, answer) = sent(
+        HTTP.post(at("/api/rest/start"))
+            .bearer_auth(token)
+            .json(&input),
+    )
+    .await;
+    assert_eq!(answer["data"]["startDemoTask"]["task"]["state"], "QUEUED");
+    let (status, answer) = sent(
+        HTTP.post(at("/graphql"))
+            .json(&json!({ "query": "{ __typename }" })),
+    )
+    .await;
+    assert_eq!((status, code(&answer)), (403, "FORBIDDEN"));
+    let known =
+        json!({ "extensions": { "persistedQuery": { "version": 1, "sha256Hash": sha256(apps) } } });
+    assert_eq!(sent(HTTP.post(at("/graphql")).json(&known)).await.0, 200);
+    let page = HTTP.get(at("/")).send().await.unwrap();
+    assert_eq!(page.status(), 404, "the console is off");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_schema_that_keeps_itself_to_itself_tells_nothing() {
+    let ground = Ground::new().await.with("INTROSPECTION", "off");
+    let world = World::on(ground, QUICK, &[Role::WebAndWorker]).await;
+    let anonymous = world.anonymous();
+    let schema = anonymous.ask("{ __schema { types { name } } }").await;
+    assert!(schema.0["data"]["__schema"].is_null(), "{:?}", schema.0);
+    let near = anonymous.ask("{ viewr { id } }").await;
+    assert!(!near.0.to_string().contains("Did you mean"), "{:?}", near.0);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_only_costs_is_refused() {
+    let world = World::start().await;
+    let refused = async |query: String| {
+        let reply = world.anonymous().ask(&query).await;
+        assert_eq!(reply.code(), "BAD_USER_INPUT", "{query}");
+    };
+    let many =
+        |count: usize, part: &dyn Fn(usize) -> String| -> String { (0..count).map(part).collect() };
+    refused(format!(
+        "{{ apps {{ {} }} }}",
+        many(51, &|n| format!("a{n}: __typename "))
+    ))
+    .await;
+    refused(format!("{{ {} }}", many(31, &|_| "__typename ".to_owned()))).await;
+    refused(format!(
+        "{{ __typename {} }}",
+        many(51, &|_| "@include(if: true) ".to_owned())
+    ))
+    .await;
+    refused(format!(
+        "query {{ ...F0 }} {}",
+        many(60, &|n| format!(
+            "fragment F{n} on Query {{ ...F{} }} ",
+            (n + 1) % 60
+        ))
+    ))
+    .await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_socket_ends_with_its_token() {
+    let ground = Ground::new().await.with("ACCESS_TOKEN_SECONDS", "10");
+    let world = World::on(ground, QUICK, &[Role::WebAndWorker]).await;
+    let ada = world.person("ada").await;
+    let mut socket = ada.socket().await;
+    socket
+        .subscribe("subscription { taskUpdated(id: \"x\") { id } }")
+        .await;
+    let (code, _) = loop {
+        if let Err(closed) = socket.hear().await {
+            break closed;
+        }
+    };
+    assert_eq!(code, 4403);
     world.stop().await;
 }
 

@@ -5,6 +5,7 @@ mod token;
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 pub use password::{Passwords, generate as generate_password};
 pub use token::{AccessTokens, RefreshToken};
 
@@ -43,16 +44,26 @@ impl Auth {
     }
 
     /// Who sends this `Authorization` value: nobody without one.
-    ///
-    /// The session is looked up, so that a log-out or a disabled account counts at once.
     pub async fn viewer(
         &self,
         store: &Store,
         authorization: Option<&str>,
     ) -> Result<Viewer, AppError> {
+        let (viewer, _) = self.viewer_until(store, authorization).await?;
+        Ok(viewer)
+    }
+
+    /// The same, and when that ends, which a connection that stays open has to know.
+    ///
+    /// The session is looked up, so that a log-out or a disabled account counts at once.
+    pub async fn viewer_until(
+        &self,
+        store: &Store,
+        authorization: Option<&str>,
+    ) -> Result<(Viewer, Option<DateTime<Utc>>), AppError> {
         const OVER: AppError = AppError::Unauthenticated("the session is over, log in again");
         let Some(authorization) = authorization else {
-            return Ok(Viewer::Anonymous);
+            return Ok((Viewer::Anonymous, None));
         };
         let bearer = authorization
             .split_once(' ')
@@ -69,9 +80,10 @@ impl Auth {
             return Err(AppError::Unauthenticated("this account is disabled"));
         }
         let (id, session) = (standing.owner(), standing.session());
-        Ok(match standing.role()? {
+        let viewer = match standing.role()? {
             Role::User => Viewer::User { id, session },
             Role::Admin => Viewer::Admin { id, session },
-        })
+        };
+        Ok((viewer, Some(claimed.expires)))
     }
 }

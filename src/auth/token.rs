@@ -45,6 +45,7 @@ pub struct AccessTokens {
 pub struct Claimed {
     pub user: Id<User>,
     pub session: Id<Session>,
+    pub expires: DateTime<Utc>,
 }
 
 impl AccessTokens {
@@ -98,7 +99,12 @@ impl AccessTokens {
         }
         let user = Id::parse(&claims.sub).ok_or(WRONG)?;
         let session = Id::parse(&claims.sid).ok_or(WRONG)?;
-        Ok(Claimed { user, session })
+        let expires = DateTime::from_timestamp(claims.exp, 0).ok_or(WRONG)?;
+        Ok(Claimed {
+            user,
+            session,
+            expires,
+        })
     }
 }
 

@@ -49,12 +49,14 @@ async fn banner(settings: &Settings, app: &App) -> String {
         let _ = writeln!(lines, "  {name:<9} {value}");
     };
     if let Some(address) = app.address {
-        let how = if IS_CONSOLE_EMBEDDED {
-            "embedded"
-        } else {
-            "loaded from a CDN"
-        };
-        line("console", format!("http://{address}/  (GraphiQL, {how})"));
+        if settings.console {
+            let how = if IS_CONSOLE_EMBEDDED {
+                "embedded"
+            } else {
+                "loaded from a CDN"
+            };
+            line("console", format!("http://{address}/  (GraphiQL, {how})"));
+        }
         line(
             "endpoint",
             format!("http://{address}/graphql  (WebSocket: ws://{address}/graphql)"),

@@ -154,6 +154,22 @@ pub const KEYS: &[(&str, &str, &str)] = &[
         "longest time of one request",
     ),
     (
+        "INTROSPECTION",
+        "on or off [on]",
+        "whether the schema answers questions about itself",
+    ),
+    ("CONSOLE", "on or off [on]", "whether the console is served"),
+    (
+        "PERSISTED_OPERATIONS",
+        "a file [none]",
+        "JSON object of names and operations, each also served at /api/rest/<name>",
+    ),
+    (
+        "PERSISTED_ONLY",
+        "on or off [off]",
+        "whether only persisted operations are executed",
+    ),
+    (
         "LOG",
         "a tracing filter [info]",
         "what is logged, such as info,main_webserver=debug",

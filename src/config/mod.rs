@@ -16,6 +16,10 @@ use url::Url;
 /// What is logged unless `LOG` says otherwise: what this service says, and of the libraries only what is wrong.
 const DEFAULT_LOG: &str = "info,sea_orm_migration=warn,sqlx=warn,poem=warn,fred=warn";
 
+/// A switch, by default on or off.
+const ON: [(&str, bool); 2] = [("on", true), ("off", false)];
+const OFF: [(&str, bool); 2] = [("off", false), ("on", true)];
+
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -92,6 +96,14 @@ pub struct Settings {
     /// Where a worker alone serves its meters; 0 is nowhere.
     pub metrics_port: u16,
     pub request: Duration,
+    /// Whether the schema answers questions about itself.
+    pub introspection: bool,
+    /// Whether the console is served.
+    pub console: bool,
+    /// A JSON object of names and texts.
+    pub persisted_operations: Option<PathBuf>,
+    /// Whether no other operation is executed.
+    pub persisted_only: bool,
     pub log: String,
     pub log_format: LogFormat,
 }
@@ -147,6 +159,10 @@ impl Settings {
             archive_retention: days(sources, "ARCHIVE_DAYS", 365)?,
             metrics_port: sources.parse("METRICS_PORT", "0")?,
             request: Duration::from_secs(sources.number("REQUEST_SECONDS", &30, 1..=3600)?),
+            introspection: sources.one_of("INTROSPECTION", &ON)?,
+            console: sources.one_of("CONSOLE", &ON)?,
+            persisted_operations: sources.text("PERSISTED_OPERATIONS").map(PathBuf::from),
+            persisted_only: sources.one_of("PERSISTED_ONLY", &OFF)?,
             log: sources
                 .text("LOG")
                 .unwrap_or_else(|| DEFAULT_LOG.to_owned()),
@@ -155,6 +171,10 @@ impl Settings {
                 &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)],
             )?,
         };
+        if settings.persisted_only && settings.persisted_operations.is_none() {
+            let problem = "needs PERSISTED_OPERATIONS, or nothing could be asked for".to_owned();
+            return Err(sources.refuse("PERSISTED_ONLY", problem));
+        }
         if let Err(error) = tracing_subscriber::EnvFilter::from_str(&settings.log) {
             return Err(sources.refuse("LOG", error.to_string()));
         }

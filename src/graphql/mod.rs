@@ -6,6 +6,8 @@ mod account;
 mod app;
 mod container;
 pub mod error;
+mod limits;
+pub mod operations;
 mod page;
 mod queue;
 mod schedule;
@@ -15,9 +17,13 @@ use std::{sync::Arc, time::Duration};
 
 use async_graphql::{
     Context, Data, Executor, MergedObject, MergedSubscription, Request, Response, SDLExportOptions,
-    Schema, ServerError,
+    Schema, ServerError, parser::types::OperationType,
 };
-use futures_util::{Stream, StreamExt as _, stream::BoxStream};
+use futures_util::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
+use operations::Operations;
 
 use crate::{
     domain::{Id, id::Identified, policy::Viewer},
@@ -71,16 +77,66 @@ pub struct Requester {
 #[derive(Clone)]
 pub struct Api {
     schema: ApiSchema,
+    operations: Arc<Operations>,
     longest: Duration,
 }
 
+/// What is offered beside the operations themselves.
+pub struct Offer {
+    pub operations: Operations,
+    /// Whether the schema answers questions about itself.
+    pub introspection: bool,
+    /// Bounds a query or a mutation; a subscription has no end.
+    pub longest: Duration,
+}
+
 impl Api {
-    /// `longest` bounds a query or a mutation; a subscription has no end.
-    pub fn new(services: Services, bus: Arc<dyn EventBus>, longest: Duration) -> Self {
-        Self {
-            schema: builder().data(services).data(bus).finish(),
-            longest,
+    pub fn new(services: Services, bus: Arc<dyn EventBus>, offer: Offer) -> Self {
+        let mut schema = builder().data(services).data(bus);
+        if !offer.introspection {
+            // A suggestion gives a part of the schema away.
+            schema = schema.disable_introspection().disable_suggestions();
         }
+        Self {
+            schema: schema.finish(),
+            operations: Arc::new(offer.operations),
+            longest: offer.longest,
+        }
+    }
+
+    /// The text of the persisted operation `name`.
+    pub fn operation(&self, name: &str) -> Option<&str> {
+        self.operations.named(name)
+    }
+
+    /// The kind of the operation a request would execute; `None` when it cannot be.
+    pub fn kind(request: &mut Request) -> Option<OperationType> {
+        let name = request.operation_name.clone();
+        let document = request.parsed_query().ok()?;
+        limits::chosen(document, name.as_deref()).map(|operation| operation.ty)
+    }
+
+    /// Completes a request that names a persisted operation.
+    pub fn resolve(&self, request: &mut Request) -> Result<(), AppError> {
+        self.operations.resolve(request)
+    }
+
+    /// Completes and checks a request before it is executed.
+    fn admit(&self, request: &mut Request) -> Result<(), Response> {
+        let refused = |error: ServerError| error::with_codes(Response::from_errors(vec![error]));
+        let shown = |error: AppError| refused(error::Coded(&error).into());
+        self.resolve(request).map_err(shown)?;
+        let (name, variables) = (
+            request.operation_name.clone(),
+            std::mem::take(&mut request.variables),
+        );
+        let document = request.parsed_query().map_err(refused)?;
+        limits::check(document).map_err(shown)?;
+        if let Some(operation) = limits::chosen(document, name.as_deref()) {
+            limits::check_variables(operation, &variables).map_err(shown)?;
+        }
+        request.variables = variables;
+        Ok(())
     }
 }
 
@@ -109,7 +165,10 @@ pub fn sdl() -> String {
 }
 
 impl Executor for Api {
-    async fn execute(&self, request: Request) -> Response {
+    async fn execute(&self, mut request: Request) -> Response {
+        if let Err(refused) = self.admit(&mut request) {
+            return refused;
+        }
         let answer = tokio::time::timeout(self.longest, self.schema.execute(request)).await;
         error::with_codes(answer.unwrap_or_else(|_| {
             let late = AppError::Unavailable {
@@ -121,20 +180,16 @@ impl Executor for Api {
 
     fn execute_stream(
         &self,
-        request: Request,
+        mut request: Request,
         session_data: Option<Arc<Data>>,
     ) -> BoxStream<'static, Response> {
+        if let Err(refused) = self.admit(&mut request) {
+            return stream::once(std::future::ready(refused)).boxed();
+        }
         self.schema
             .execute_stream_with_session_data(request, session_data.unwrap_or_default())
             .map(error::with_codes)
             .boxed()
-    }
-}
-
-impl Api {
-    /// The answers to `request`: one for a query or a mutation, any number for a subscription.
-    pub fn stream(&self, request: Request) -> impl Stream<Item = Response> + use<> {
-        self.schema.execute_stream(request).map(error::with_codes)
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Web {
     pub store: Store,
     pub bus: Arc<dyn EventBus>,
     pub meters: Arc<Meters>,
+    /// Whether the console is served.
+    pub console: bool,
     /// Ends sockets and streams, with a reason, when the server stops.
     pub stop: CancellationToken,
 }
@@ -56,18 +58,28 @@ impl Web {
     /// Serves until the stop, then lets open requests finish.
     pub async fn serve(self, bound: Bound) -> std::io::Result<()> {
         let stop = self.stop.clone();
-        let app = Route::new()
+        let mut app = Route::new()
             .at(
                 "/graphql",
-                get(graphql::read)
+                get(graphql::get)
                     .post(graphql::post)
+                    .options(graphql::preflight),
+            )
+            .at(
+                "/api/rest/:name",
+                get(graphql::rest)
+                    .post(graphql::rest)
                     .options(graphql::preflight),
             )
             .at("/healthz", get(health::alive))
             .at("/readyz", get(health::ready))
-            .at("/metrics", get(metrics::text))
-            .at("/", get(console::page))
-            .at("/assets/*path", get(console::asset))
+            .at("/metrics", get(metrics::text));
+        if self.console {
+            app = app
+                .at("/", get(console::page))
+                .at("/assets/*path", get(console::asset));
+        }
+        let app = app
             .with(Compression::new())
             .with(Cors::new())
             .with(

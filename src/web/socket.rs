@@ -1,17 +1,22 @@
 //! One WebSocket: graphql-transport-ws, or the legacy graphql-ws.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use async_graphql::{
     Data,
     http::{WebSocket, WebSocketProtocols, WsMessage},
 };
+use chrono::{DateTime, Utc};
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 use poem::web::websocket::{CloseCode, Message, WebSocketStream};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Web;
-use crate::{graphql::Requester, store::sessions::Origin};
+use crate::{domain::Clock, graphql::Requester, store::sessions::Origin};
 
 /// Pause between pings; a peer that is silent for [`SILENCE`] is gone.
 const PING: Duration = Duration::from_secs(20);
@@ -20,6 +25,8 @@ const SILENCE: Duration = Duration::from_secs(65);
 const WRITE: Duration = Duration::from_secs(10);
 /// Longest wait for the first message; graphql-transport-ws calls it the connection initialisation wait time-out.
 const INIT: Duration = Duration::from_secs(10);
+/// The close code clients of graphql-transport-ws take for a token that has to be renewed.
+const FORBIDDEN: u16 = 4403;
 /// Messages read ahead.
 const AHEAD: usize = 16;
 
@@ -46,17 +53,19 @@ async fn talk(
     let (incoming, received) = tokio::sync::mpsc::channel::<Vec<u8>>(AHEAD);
     let stop = web.stop.clone();
     let clock = web.store.clock.clone();
+    // When what the peer has shown of itself ends.
+    let expires = Arc::new(OnceLock::new());
+    let known = Arc::clone(&expires);
     let init = async move |payload: serde_json::Value| {
         let authorization = payload
             .get("authorization")
             .or_else(|| payload.get("Authorization"));
-        let viewer = web
-            .auth
-            .viewer(
-                &web.store,
-                authorization.and_then(serde_json::Value::as_str),
-            )
-            .await;
+        let authorization = authorization.and_then(serde_json::Value::as_str);
+        let viewer = web.auth.viewer_until(&web.store, authorization).await;
+        let viewer = viewer.map(|(viewer, until)| {
+            until.map(|until| known.set(until));
+            viewer
+        });
         let mut data = Data::default();
         data.insert(Requester { viewer, origin });
         Ok(data)
@@ -89,6 +98,10 @@ async fn talk(
                 let reason = "Connection initialisation timeout";
                 return send(&mut sink, Message::close_with(4408, reason)).await;
             }
+            () = until(&*clock, expires.get().copied()) => {
+                let reason = "the access token has expired, connect again with a new one";
+                return send(&mut sink, Message::close_with(FORBIDDEN, reason)).await;
+            }
             () = clock.sleep(PING) => {
                 if (clock.now() - heard_at).to_std().unwrap_or_default() > SILENCE {
                     return Ok(());
@@ -100,6 +113,14 @@ async fn talk(
                 return send(&mut sink, Message::close_with(CloseCode::Away, reason)).await;
             }
         }
+    }
+}
+
+/// Waits for `at`; for ever without one.
+pub(super) async fn until(clock: &dyn Clock, at: Option<DateTime<Utc>>) {
+    match at {
+        Some(at) => clock.sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,0 +1,133 @@
+//! Operations known beforehand: by the hash of their text, so that a client need not send it, and by their name.
+//!
+//! Hashes are those of Apollo's automatic persisted queries: the SHA-256 of the text, in hexadecimal.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    num::NonZeroUsize,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_graphql::{Request, Value, parser::parse_query};
+use lru::LruCache;
+use sha2::{Digest as _, Sha256};
+
+use crate::{domain::keyring::hex, error::AppError};
+
+/// Texts learned from clients that are kept, and the longest, in bytes.
+const LEARNED: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
+const LONGEST: usize = 32 * 1024;
+
+/// The operations of a process.
+pub struct Operations {
+    named: BTreeMap<String, Arc<str>>,
+    known: HashMap<String, Arc<str>>,
+    is_closed: bool,
+    learned: Mutex<LruCache<String, Arc<str>>>,
+}
+
+impl Default for Operations {
+    fn default() -> Self {
+        Self {
+            named: BTreeMap::new(),
+            known: HashMap::new(),
+            is_closed: false,
+            learned: Mutex::new(LruCache::new(LEARNED)),
+        }
+    }
+}
+
+/// A file of operations that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {problem}")]
+pub struct BadOperations {
+    path: String,
+    problem: String,
+}
+
+fn hash(text: &str) -> String {
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
+impl Operations {
+    /// Reads a JSON object of names and texts. When `is_closed`, no other operation is executed.
+    pub fn load(path: &Path, is_closed: bool) -> Result<Self, BadOperations> {
+        let bad = |problem: String| BadOperations {
+            path: path.display().to_string(),
+            problem,
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+        let texts: BTreeMap<String, String> =
+            serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+        let mut operations = Self {
+            is_closed,
+            ..Self::default()
+        };
+        for (name, text) in texts {
+            let document = parse_query(&text).map_err(|error| bad(format!("{name}: {error}")))?;
+            if document.operations.iter().count() != 1 {
+                return Err(bad(format!("{name}: one operation is expected")));
+            }
+            let text: Arc<str> = text.into();
+            operations.known.insert(hash(&text), Arc::clone(&text));
+            operations.named.insert(name, text);
+        }
+        Ok(operations)
+    }
+
+    /// The text of the operation `name`.
+    pub fn named(&self, name: &str) -> Option<&str> {
+        self.named.get(name).map(|text| &**text)
+    }
+
+    /// Puts the text into a request that has only its hash, and remembers one that brings both.
+    ///
+    /// # Errors
+    /// What the client is told: the hash is not known, does not fit, or the operation is not among the allowed ones.
+    pub fn resolve(&self, request: &mut Request) -> Result<(), AppError> {
+        let asked = match request.extensions.get("persistedQuery") {
+            Some(Value::Object(persisted)) => match persisted.get("sha256Hash") {
+                Some(Value::String(hash)) => Some(hash.to_ascii_lowercase()),
+                _ => return Err(refused("extensions", "persistedQuery has no sha256Hash")),
+            },
+            _ => None,
+        };
+        match asked {
+            Some(asked) if request.query.is_empty() => {
+                let text = self.known.get(&asked).cloned();
+                let text = text.or_else(|| self.learned().get(&asked).cloned());
+                request.query = text.ok_or(AppError::PersistedQueryNotFound)?.to_string();
+                Ok(())
+            }
+            _ if self.is_closed => {
+                if self.known.contains_key(&hash(&request.query)) {
+                    Ok(())
+                } else {
+                    Err(AppError::Forbidden)
+                }
+            }
+            Some(asked) => {
+                if hash(&request.query) != asked {
+                    return Err(refused("extensions", "sha256Hash is not that of the query"));
+                }
+                if request.query.len() <= LONGEST && !self.known.contains_key(&asked) {
+                    self.learned().put(asked, request.query.as_str().into());
+                }
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn learned(&self) -> std::sync::MutexGuard<'_, LruCache<String, Arc<str>>> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refused(field: &'static str, reason: &str) -> AppError {
+    AppError::Invalid {
+        field,
+        reason: reason.to_owned(),
+    }
+}

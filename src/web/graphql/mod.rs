@@ -1,0 +1,284 @@
+//! GraphQL over HTTP: queries by GET, everything by POST, subscriptions as event streams, and the upgrade to a WebSocket.
+
+mod answer;
+mod read;
+
+use answer::{Accepted, Form};
+use async_graphql::{
+    BatchRequest, Executor as _,
+    http::ALL_WEBSOCKET_PROTOCOLS,
+    parser::{parse_query, types::OperationType},
+};
+use async_graphql_poem::GraphQLProtocol;
+use futures_util::{StreamExt as _, future, stream};
+use poem::{
+    Body, FromRequest as _, IntoResponse, Request, RequestBody, Response, handler,
+    http::{Method, StatusCode, header},
+    web::{
+        Data, Path,
+        sse::{Event, SSE},
+        websocket::{WebSocket, WebSocketConfig},
+    },
+};
+
+use super::{Web, socket};
+use crate::{
+    error::AppError,
+    graphql::{Api, Requester},
+    store::sessions::Origin,
+};
+
+/// Largest request body and largest message on a socket, in bytes.
+const LARGEST: usize = 1024 * 1024;
+/// Pause between the signs of life on an event stream.
+const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
+
+fn header_text(request: &Request, name: header::HeaderName) -> Option<&str> {
+    request.headers().get(name)?.to_str().ok()
+}
+
+/// Where a request comes from.
+pub(super) fn origin(request: &Request) -> Origin {
+    Origin {
+        ip: request
+            .remote_addr()
+            .as_socket_addr()
+            .map(|address| address.ip().to_string()),
+        user_agent: header_text(request, header::USER_AGENT).map(str::to_owned),
+    }
+}
+
+fn refuse(request: &Request, status: StatusCode, reason: impl Into<String>) -> Response {
+    let error = AppError::Invalid {
+        field: "request",
+        reason: reason.into(),
+    };
+    answer::refuse(Accepted::of(request).of_refusal(), status, &error)
+}
+
+fn bad_request(request: &Request, reason: impl Into<String>) -> Response {
+    refuse(request, StatusCode::BAD_REQUEST, reason)
+}
+
+/// The whole body, or the answer to one that is not JSON or too large.
+async fn json_body(request: &Request, body: Body) -> Result<Vec<u8>, Response> {
+    // Asking for JSON keeps simple cross-site forms out.
+    let content_type = header_text(request, header::CONTENT_TYPE).unwrap_or_default();
+    let is_json = content_type
+        .split(';')
+        .next()
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
+    if !is_json {
+        let reason = "the content type application/json is expected";
+        return Err(refuse(request, StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
+    }
+    body.into_bytes_limit(LARGEST)
+        .await
+        .map(Into::into)
+        .map_err(|_| {
+            let reason = format!("the request is larger than {LARGEST} bytes or was cut off");
+            refuse(request, StatusCode::PAYLOAD_TOO_LARGE, reason)
+        })
+}
+
+/// Any operation, or a batch of queries and mutations; a subscription's answer is an event stream.
+#[handler]
+pub async fn post(request: &Request, body: Body, web: Data<&Web>) -> Response {
+    let bytes = match json_body(request, body).await {
+        Ok(bytes) => bytes,
+        Err(refused) => return refused,
+    };
+    match read::body(&bytes) {
+        Ok(BatchRequest::Single(asked)) => one(request, &web, asked, &Method::POST).await,
+        Ok(BatchRequest::Batch(batch)) => many(request, &web, batch).await,
+        Err(reason) => bad_request(request, reason),
+    }
+}
+
+/// A query in the query string, or the upgrade to a WebSocket.
+#[handler]
+pub async fn get(request: &Request, web: Data<&Web>) -> Response {
+    if request.headers().contains_key(header::UPGRADE) {
+        return upgrade(request, &web).await;
+    }
+    match read::query_string(request.uri().query().unwrap_or_default()) {
+        Ok(asked) => one(request, &web, asked, &Method::GET).await,
+        Err(reason) => bad_request(request, reason),
+    }
+}
+
+/// A persisted operation by its name.
+#[handler]
+pub async fn rest(
+    request: &Request,
+    body: Body,
+    Path(name): Path<String>,
+    web: Data<&Web>,
+) -> Response {
+    let Some(text) = web.api.operation(&name) else {
+        return refuse(request, StatusCode::NOT_FOUND, "there is no such operation");
+    };
+    let variables = if request.method() == Method::GET {
+        let document = parse_query(text).ok();
+        let operation = document.as_ref().and_then(read::only_operation);
+        let text = request.uri().query().unwrap_or_default();
+        operation.map_or_else(
+            || Ok(async_graphql::Variables::default()),
+            |operation| read::variables_of(operation, text),
+        )
+    } else {
+        match json_body(request, body).await {
+            Ok(bytes) => read::variables_in(&bytes),
+            Err(refused) => return refused,
+        }
+    };
+    match variables {
+        Ok(variables) => {
+            let asked = async_graphql::Request::new(text).variables(variables);
+            one(request, &web, asked, request.method()).await
+        }
+        Err(reason) => bad_request(request, reason),
+    }
+}
+
+/// Executes one request in the form the client accepts.
+async fn one(
+    request: &Request,
+    web: &Web,
+    mut asked: async_graphql::Request,
+    method: &Method,
+) -> Response {
+    let accepted = Accepted::of(request);
+    if let Err(error) = web.api.resolve(&mut asked) {
+        let status = match error {
+            // Apollo's clients send the text next, whatever the status.
+            AppError::PersistedQueryNotFound => StatusCode::OK,
+            AppError::Forbidden => StatusCode::FORBIDDEN,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        return answer::refuse(accepted.of_refusal(), status, &error);
+    }
+    let kind = Api::kind(&mut asked);
+    if *method == Method::GET && kind == Some(OperationType::Mutation) {
+        let reason = "a mutation is sent by POST";
+        let mut refused = refuse(request, StatusCode::METHOD_NOT_ALLOWED, reason);
+        refused
+            .headers_mut()
+            .insert(header::ALLOW, header::HeaderValue::from_static("POST"));
+        return refused;
+    }
+    let Some(form) = accepted.of_answer(kind == Some(OperationType::Subscription)) else {
+        let reason = "the answer is JSON, or an event stream for a subscription";
+        return refuse(request, StatusCode::NOT_ACCEPTABLE, reason);
+    };
+    let viewer = web
+        .auth
+        .viewer_until(&web.store, header_text(request, header::AUTHORIZATION))
+        .await;
+    let (viewer, until) = match viewer {
+        Ok((viewer, until)) => (Ok(viewer), until),
+        Err(error) => (Err(error), None),
+    };
+    let asked = asked.data(Requester {
+        viewer,
+        origin: origin(request),
+    });
+    if form == Form::Events {
+        events(web, asked, until)
+    } else {
+        answer::write(form, &web.api.execute(asked).await)
+    }
+}
+
+/// Executes a batch, its requests side by side.
+async fn many(request: &Request, web: &Web, batch: Vec<async_graphql::Request>) -> Response {
+    let Some(form) = Accepted::of(request).of_answer(false) else {
+        let reason = "the answer to a batch is JSON";
+        return refuse(request, StatusCode::NOT_ACCEPTABLE, reason);
+    };
+    let authorization = header_text(request, header::AUTHORIZATION);
+    let each = batch.into_iter().map(|asked| async {
+        let viewer = web.auth.viewer(&web.store, authorization).await;
+        let origin = origin(request);
+        web.api
+            .execute(asked.data(Requester { viewer, origin }))
+            .await
+    });
+    answer::write_all(form, &future::join_all(each).await)
+}
+
+/// The "distinct connections" mode of the GraphQL over Server-Sent Events protocol (the graphql-sse library's document).
+fn events(
+    web: &Web,
+    asked: async_graphql::Request,
+    until: Option<chrono::DateTime<chrono::Utc>>,
+) -> Response {
+    let answers = web
+        .api
+        .execute_stream(asked, None)
+        .map(|answer| serde_json::to_string(&answer).unwrap_or_default());
+    let answers = answers.map(|text| Event::message(text).event_type("next"));
+    let complete = stream::once(future::ready(Event::message("").event_type("complete")));
+    let (stop, clock) = (web.stop.clone(), web.store.clock.clone());
+    let end = async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = socket::until(&*clock, until) => {}
+        }
+    };
+    let events = answers.take_until(Box::pin(end)).chain(complete);
+    SSE::new(events).keep_alive(KEEP_ALIVE).into_response()
+}
+
+/// The upgrade to a WebSocket.
+async fn upgrade(request: &Request, web: &Web) -> Response {
+    let mut no_body = RequestBody::default();
+    let Ok(upgrade) = WebSocket::from_request(request, &mut no_body).await else {
+        return bad_request(request, "this is no upgrade to a WebSocket");
+    };
+    let Ok(GraphQLProtocol(protocol)) = GraphQLProtocol::from_request(request, &mut no_body).await
+    else {
+        return bad_request(
+            request,
+            "the WebSocket protocol graphql-transport-ws or graphql-ws is expected",
+        );
+    };
+    let (web, origin) = (web.clone(), origin(request));
+    let open = move |stream| socket::serve(stream, web, protocol, origin);
+    let limits = WebSocketConfig::default()
+        .max_message_size(Some(LARGEST))
+        .max_frame_size(Some(LARGEST));
+    upgrade
+        .config(limits)
+        .protocols(ALL_WEBSOCKET_PROTOCOLS)
+        .on_upgrade(open)
+        .into_response()
+}
+
+/// What a browser asks before it posts from another page; the CORS headers are added outside.
+#[handler]
+pub fn preflight() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+/// Turns what the server refuses by itself into the same form.
+pub async fn failed(error: poem::Error) -> Response {
+    match error.status() {
+        status if status.is_client_error() => {
+            let reason = status
+                .canonical_reason()
+                .unwrap_or("refused")
+                .to_lowercase();
+            let error = AppError::Invalid {
+                field: "request",
+                reason,
+            };
+            answer::refuse(Form::Json, status, &error)
+        }
+        status => answer::refuse(
+            Form::Json,
+            status,
+            &AppError::internal(std::io::Error::other(error.to_string())),
+        ),
+    }
+}
