@@ -479,8 +479,10 @@ async fn persisted_operations_have_an_address_and_may_be_the_only_ones() {
     )
     .await;
     assert_eq!(answer["data"]["startDemoTask"]["task"]["state"], "QUEUED");
+    let own = "application/graphql-response+json";
     let (status, answer) = sent(
         HTTP.post(at("/graphql"))
+            .header("accept", own)
             .json(&json!({ "query": "{ __typename }" })),
     )
     .await;

@@ -109,34 +109,58 @@ impl Api {
         self.operations.named(name)
     }
 
-    /// The kind of the operation a request would execute; `None` when it cannot be.
-    pub fn kind(request: &mut Request) -> Option<OperationType> {
-        let name = request.operation_name.clone();
-        let document = request.parsed_query().ok()?;
-        limits::chosen(document, name.as_deref()).map(|operation| operation.ty)
-    }
-
-    /// Completes a request that names a persisted operation.
-    pub fn resolve(&self, request: &mut Request) -> Result<(), AppError> {
-        self.operations.resolve(request)
-    }
-
-    /// Completes and checks a request before it is executed.
-    fn admit(&self, request: &mut Request) -> Result<(), Response> {
+    /// Completes and checks a request, before anything is executed.
+    pub fn prepare(&self, mut request: Request) -> Result<Prepared, Response> {
         let refused = |error: ServerError| error::with_codes(Response::from_errors(vec![error]));
         let shown = |error: AppError| refused(error::Coded(&error).into());
-        self.resolve(request).map_err(shown)?;
-        let (name, variables) = (
-            request.operation_name.clone(),
-            std::mem::take(&mut request.variables),
-        );
-        let document = request.parsed_query().map_err(refused)?;
-        limits::check(document).map_err(shown)?;
-        if let Some(operation) = limits::chosen(document, name.as_deref()) {
-            limits::check_variables(operation, &variables).map_err(shown)?;
+        self.operations.resolve(&mut request).map_err(shown)?;
+        let document = self.operations.document(&request.query).map_err(refused)?;
+        let chosen = limits::chosen(&document, request.operation_name.as_deref());
+        if let Some(operation) = chosen {
+            limits::check_variables(operation, &request.variables).map_err(shown)?;
         }
-        request.variables = variables;
-        Ok(())
+        let kind = chosen.map(|operation| operation.ty);
+        request.set_parsed_query(Arc::unwrap_or_clone(document));
+        Ok(Prepared { request, kind })
+    }
+
+    /// The answer to a query or a mutation.
+    pub async fn run(&self, Prepared { request, .. }: Prepared) -> Response {
+        let answer = tokio::time::timeout(self.longest, self.schema.execute(request)).await;
+        error::with_codes(answer.unwrap_or_else(|_| {
+            let late = AppError::Unavailable {
+                what: "an answer in time",
+            };
+            Response::from_errors(vec![ServerError::from(error::Coded(&late))])
+        }))
+    }
+
+    /// The answers to any operation: one, or as many as a subscription has.
+    pub fn follow(
+        &self,
+        Prepared { request, .. }: Prepared,
+        session_data: Arc<Data>,
+    ) -> BoxStream<'static, Response> {
+        self.schema
+            .execute_stream_with_session_data(request, session_data)
+            .map(error::with_codes)
+            .boxed()
+    }
+}
+
+/// A request that may be executed.
+pub struct Prepared {
+    request: Request,
+    /// What it executes; `None` when it names no operation of its document.
+    pub kind: Option<OperationType>,
+}
+
+impl Prepared {
+    /// Adds what its resolvers see of the requester.
+    #[must_use]
+    pub fn by(mut self, requester: Requester) -> Self {
+        self.request = self.request.data(requester);
+        self
     }
 }
 
@@ -165,31 +189,22 @@ pub fn sdl() -> String {
 }
 
 impl Executor for Api {
-    async fn execute(&self, mut request: Request) -> Response {
-        if let Err(refused) = self.admit(&mut request) {
-            return refused;
+    async fn execute(&self, request: Request) -> Response {
+        match self.prepare(request) {
+            Ok(prepared) => self.run(prepared).await,
+            Err(refused) => refused,
         }
-        let answer = tokio::time::timeout(self.longest, self.schema.execute(request)).await;
-        error::with_codes(answer.unwrap_or_else(|_| {
-            let late = AppError::Unavailable {
-                what: "an answer in time",
-            };
-            Response::from_errors(vec![ServerError::from(error::Coded(&late))])
-        }))
     }
 
     fn execute_stream(
         &self,
-        mut request: Request,
+        request: Request,
         session_data: Option<Arc<Data>>,
     ) -> BoxStream<'static, Response> {
-        if let Err(refused) = self.admit(&mut request) {
-            return stream::once(std::future::ready(refused)).boxed();
+        match self.prepare(request) {
+            Ok(prepared) => self.follow(prepared, session_data.unwrap_or_default()),
+            Err(refused) => stream::once(std::future::ready(refused)).boxed(),
         }
-        self.schema
-            .execute_stream_with_session_data(request, session_data.unwrap_or_default())
-            .map(error::with_codes)
-            .boxed()
     }
 }
 

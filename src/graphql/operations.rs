@@ -1,4 +1,5 @@
-//! Operations known beforehand: by the hash of their text, so that a client need not send it, and by their name.
+//! Operations known beforehand: by the hash of their text, so that a client need not send it, by their name, and as
+//! read documents, since the same few texts come again and again.
 //!
 //! Hashes are those of Apollo's automatic persisted queries: the SHA-256 of the text, in hexadecimal.
 
@@ -6,16 +7,20 @@ use std::{
     collections::{BTreeMap, HashMap},
     num::NonZeroUsize,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use async_graphql::{Request, Value, parser::parse_query};
+use async_graphql::{
+    Request, ServerError, Value,
+    parser::{parse_query, types::ExecutableDocument},
+};
 use lru::LruCache;
 use sha2::{Digest as _, Sha256};
 
+use super::{error::Coded, limits};
 use crate::{domain::keyring::hex, error::AppError};
 
-/// Texts learned from clients that are kept, and the longest, in bytes.
+/// Texts from clients that are kept, and the longest of them, in bytes.
 const LEARNED: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 const LONGEST: usize = 32 * 1024;
 
@@ -25,6 +30,7 @@ pub struct Operations {
     known: HashMap<String, Arc<str>>,
     is_closed: bool,
     learned: Mutex<LruCache<String, Arc<str>>>,
+    documents: Mutex<LruCache<String, Arc<ExecutableDocument>>>,
 }
 
 impl Default for Operations {
@@ -34,6 +40,7 @@ impl Default for Operations {
             known: HashMap::new(),
             is_closed: false,
             learned: Mutex::new(LruCache::new(LEARNED)),
+            documents: Mutex::new(LruCache::new(LEARNED)),
         }
     }
 }
@@ -96,7 +103,7 @@ impl Operations {
         match asked {
             Some(asked) if request.query.is_empty() => {
                 let text = self.known.get(&asked).cloned();
-                let text = text.or_else(|| self.learned().get(&asked).cloned());
+                let text = text.or_else(|| lock(&self.learned).get(&asked).cloned());
                 request.query = text.ok_or(AppError::PersistedQueryNotFound)?.to_string();
                 Ok(())
             }
@@ -112,7 +119,7 @@ impl Operations {
                     return Err(refused("extensions", "sha256Hash is not that of the query"));
                 }
                 if request.query.len() <= LONGEST && !self.known.contains_key(&asked) {
-                    self.learned().put(asked, request.query.as_str().into());
+                    lock(&self.learned).put(asked, request.query.as_str().into());
                 }
                 Ok(())
             }
@@ -120,9 +127,22 @@ impl Operations {
         }
     }
 
-    fn learned(&self) -> std::sync::MutexGuard<'_, LruCache<String, Arc<str>>> {
-        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The document of a text, within the limits.
+    pub fn document(&self, text: &str) -> Result<Arc<ExecutableDocument>, ServerError> {
+        if let Some(document) = lock(&self.documents).get(text) {
+            return Ok(Arc::clone(document));
+        }
+        let document = Arc::new(parse_query(text)?);
+        limits::check(&document).map_err(|error| ServerError::from(Coded(&error)))?;
+        if text.len() <= LONGEST {
+            lock(&self.documents).put(text.to_owned(), Arc::clone(&document));
+        }
+        Ok(document)
     }
+}
+
+fn lock<T>(cache: &Mutex<T>) -> MutexGuard<'_, T> {
+    cache.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn refused(field: &'static str, reason: &str) -> AppError {

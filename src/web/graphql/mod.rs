@@ -24,7 +24,7 @@ use poem::{
 use super::{Web, socket};
 use crate::{
     error::AppError,
-    graphql::{Api, Requester},
+    graphql::{Prepared, Requester},
     store::sessions::Origin,
 };
 
@@ -120,12 +120,13 @@ pub async fn rest(
     };
     let variables = if request.method() == Method::GET {
         let document = parse_query(text).ok();
-        let operation = document.as_ref().and_then(read::only_operation);
-        let text = request.uri().query().unwrap_or_default();
-        operation.map_or_else(
-            || Ok(async_graphql::Variables::default()),
-            |operation| read::variables_of(operation, text),
-        )
+        let Some(operation) = document.as_ref().and_then(read::only_operation) else {
+            return refuse(request, StatusCode::NOT_FOUND, "there is no such operation");
+        };
+        if operation.ty == OperationType::Mutation {
+            return not_by_get(request);
+        }
+        read::variables_of(operation, request.uri().query().unwrap_or_default())
     } else {
         match json_body(request, body).await {
             Ok(bytes) => read::variables_in(&bytes),
@@ -141,33 +142,32 @@ pub async fn rest(
     }
 }
 
+/// The answer to a mutation sent by GET.
+fn not_by_get(request: &Request) -> Response {
+    let reason = "a mutation is sent by POST";
+    let mut refused = refuse(request, StatusCode::METHOD_NOT_ALLOWED, reason);
+    refused
+        .headers_mut()
+        .insert(header::ALLOW, header::HeaderValue::from_static("POST"));
+    refused
+}
+
 /// Executes one request in the form the client accepts.
 async fn one(
     request: &Request,
     web: &Web,
-    mut asked: async_graphql::Request,
+    asked: async_graphql::Request,
     method: &Method,
 ) -> Response {
     let accepted = Accepted::of(request);
-    if let Err(error) = web.api.resolve(&mut asked) {
-        let status = match error {
-            // Apollo's clients send the text next, whatever the status.
-            AppError::PersistedQueryNotFound => StatusCode::OK,
-            AppError::Forbidden => StatusCode::FORBIDDEN,
-            _ => StatusCode::BAD_REQUEST,
-        };
-        return answer::refuse(accepted.of_refusal(), status, &error);
+    let prepared = match web.api.prepare(asked) {
+        Ok(prepared) => prepared,
+        Err(refused) => return answer::write(accepted.of_refusal(), &refused),
+    };
+    if *method == Method::GET && prepared.kind == Some(OperationType::Mutation) {
+        return not_by_get(request);
     }
-    let kind = Api::kind(&mut asked);
-    if *method == Method::GET && kind == Some(OperationType::Mutation) {
-        let reason = "a mutation is sent by POST";
-        let mut refused = refuse(request, StatusCode::METHOD_NOT_ALLOWED, reason);
-        refused
-            .headers_mut()
-            .insert(header::ALLOW, header::HeaderValue::from_static("POST"));
-        return refused;
-    }
-    let Some(form) = accepted.of_answer(kind == Some(OperationType::Subscription)) else {
+    let Some(form) = accepted.of_answer(prepared.kind == Some(OperationType::Subscription)) else {
         let reason = "the answer is JSON, or an event stream for a subscription";
         return refuse(request, StatusCode::NOT_ACCEPTABLE, reason);
     };
@@ -179,14 +179,14 @@ async fn one(
         Ok((viewer, until)) => (Ok(viewer), until),
         Err(error) => (Err(error), None),
     };
-    let asked = asked.data(Requester {
+    let prepared = prepared.by(Requester {
         viewer,
         origin: origin(request),
     });
     if form == Form::Events {
-        events(web, asked, until)
+        events(web, prepared, until)
     } else {
-        answer::write(form, &web.api.execute(asked).await)
+        answer::write(form, &web.api.run(prepared).await)
     }
 }
 
@@ -208,14 +208,10 @@ async fn many(request: &Request, web: &Web, batch: Vec<async_graphql::Request>) 
 }
 
 /// The "distinct connections" mode of the GraphQL over Server-Sent Events protocol (the graphql-sse library's document).
-fn events(
-    web: &Web,
-    asked: async_graphql::Request,
-    until: Option<chrono::DateTime<chrono::Utc>>,
-) -> Response {
+fn events(web: &Web, prepared: Prepared, until: Option<chrono::DateTime<chrono::Utc>>) -> Response {
     let answers = web
         .api
-        .execute_stream(asked, None)
+        .follow(prepared, std::sync::Arc::default())
         .map(|answer| serde_json::to_string(&answer).unwrap_or_default());
     let answers = answers.map(|text| Event::message(text).event_type("next"));
     let complete = stream::once(future::ready(Event::message("").event_type("complete")));
