@@ -439,7 +439,7 @@ async fn a_text_is_sent_once_and_then_asked_for_by_its_hash() {
 fn sha256(text: &str) -> String {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(text.as_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    main_webserver::domain::keyring::hex(&digest)
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ mod m20261124_000002_catalogue;
 mod m20261124_000003_tasks;
 mod m20261124_000004_containers;
 mod m20261124_000005_engine;
-mod m20261124_000006_outbox_text;
+mod m20261124_000006_lighter_tasks;
 
 #[derive(Debug)]
 pub struct Migrator;
@@ -25,7 +25,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000003_tasks::Migration),
             Box::new(m20261124_000004_containers::Migration),
             Box::new(m20261124_000005_engine::Migration),
-            Box::new(m20261124_000006_outbox_text::Migration),
+            Box::new(m20261124_000006_lighter_tasks::Migration),
         ]
     }
 }

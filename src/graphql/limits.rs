@@ -36,7 +36,7 @@ impl Count {
                     self.add(&fragment.node.selection_set.node);
                 }
                 Selection::FragmentSpread(spread) => {
-                    self.directives += spread.node.directives.len()
+                    self.directives += spread.node.directives.len();
                 }
             }
         }

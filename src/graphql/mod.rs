@@ -110,8 +110,9 @@ impl Api {
     }
 
     /// Completes and checks a request, before anything is executed.
-    pub fn prepare(&self, mut request: Request) -> Result<Prepared, Response> {
-        let refused = |error: ServerError| error::with_codes(Response::from_errors(vec![error]));
+    pub fn prepare(&self, mut request: Request) -> Result<Prepared, Box<Response>> {
+        let refused =
+            |error: ServerError| Box::new(error::with_codes(Response::from_errors(vec![error])));
         let shown = |error: AppError| refused(error::Coded(&error).into());
         self.operations.resolve(&mut request).map_err(shown)?;
         let document = self.operations.document(&request.query).map_err(refused)?;
@@ -192,7 +193,7 @@ impl Executor for Api {
     async fn execute(&self, request: Request) -> Response {
         match self.prepare(request) {
             Ok(prepared) => self.run(prepared).await,
-            Err(refused) => refused,
+            Err(refused) => *refused,
         }
     }
 
@@ -203,7 +204,7 @@ impl Executor for Api {
     ) -> BoxStream<'static, Response> {
         match self.prepare(request) {
             Ok(prepared) => self.follow(prepared, session_data.unwrap_or_default()),
-            Err(refused) => stream::once(std::future::ready(refused)).boxed(),
+            Err(refused) => stream::once(std::future::ready(*refused)).boxed(),
         }
     }
 }

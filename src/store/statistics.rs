@@ -135,9 +135,12 @@ pub async fn latest(store: &Store) -> Result<Statistics, StoreError> {
 }
 
 async fn depths(store: &Store) -> Result<Vec<Depth>, StoreError> {
-    const COUNT: &str = "SELECT kind, state, COUNT(*) AS count, MIN(CASE WHEN state = 'queued' THEN run_at END) AS due \
-        FROM task WHERE state IN ('queued', 'running', 'waiting') GROUP BY kind, state \
-        UNION ALL SELECT kind, state, COUNT(*), NULL FROM task WHERE state = 'failed' GROUP BY kind, state \
+    // Each state by its own index; the table has all that ended lately too.
+    const COUNT: &str = "SELECT kind, 'queued' AS state, COUNT(*) AS count, MIN(run_at) AS due \
+          FROM task WHERE state = 'queued' GROUP BY kind \
+        UNION ALL SELECT kind, 'running', COUNT(*), NULL FROM task WHERE state = 'running' GROUP BY kind \
+        UNION ALL SELECT kind, 'waiting', COUNT(*), NULL FROM task WHERE state = 'waiting' GROUP BY kind \
+        UNION ALL SELECT kind, 'failed', COUNT(*), NULL FROM task WHERE state = 'failed' GROUP BY kind \
         ORDER BY 1, 2";
     let counted = store
         .db()

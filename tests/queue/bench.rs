@@ -275,3 +275,10 @@ impl Bench {
         self.ground.clear().await;
     }
 }
+
+/// Adds a task with this input.
+pub async fn enqueue(bench: &Bench, input: impl TaskInput) -> Id<id::Task> {
+    let task = bench.insert(input.into_task(None, None).unwrap()).await;
+    bench.queue.announce(&[task.hint()]).await.unwrap();
+    task.id()
+}

@@ -1,7 +1,9 @@
 //! The task engine: claims, leases, fences, retries, waits, cancellations, and what happens when a part is lost.
 
 mod bench;
+mod families;
 mod features;
+mod steps;
 
 use std::{
     sync::{Arc, atomic::Ordering},

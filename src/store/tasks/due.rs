@@ -5,7 +5,7 @@
 
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, entity::prelude::*};
 
-use super::{Hint, Id, SILENCE, Store, hold::Claimer, lists::read_hint};
+use super::{Hint, Id, SILENCE, Store, claim::Claimer, lists::read_hint};
 use crate::{
     domain::id::Task,
     error::StoreError,
@@ -60,16 +60,18 @@ async fn groups(store: &Store, cursor: &mut Cursor) -> Result<Vec<Group>, StoreE
     Ok(found)
 }
 
+/// The table `jump` of the kinds that have queued tasks, with a null at its end.
+pub(super) const QUEUED_KINDS: &str = "WITH RECURSIVE jump(kind) AS ( \
+      SELECT kind FROM (SELECT kind FROM task WHERE state = 'queued' ORDER BY kind LIMIT 1) AS first \
+      UNION ALL SELECT (SELECT kind FROM task WHERE state = 'queued' AND kind > jump.kind ORDER BY kind LIMIT 1) \
+        FROM jump WHERE jump.kind IS NOT NULL)";
+
 /// The kinds that have queued tasks.
 pub(super) async fn queued_kinds(store: &Store) -> Result<Vec<String>, StoreError> {
-    const JUMP: &str = "WITH RECURSIVE jump(kind) AS ( \
-          SELECT kind FROM (SELECT kind FROM task WHERE state = 'queued' ORDER BY kind LIMIT 1) AS first \
-          UNION ALL SELECT (SELECT kind FROM task WHERE state = 'queued' AND kind > jump.kind ORDER BY kind LIMIT 1) \
-            FROM jump WHERE jump.kind IS NOT NULL) \
-        SELECT kind FROM jump WHERE kind IS NOT NULL";
+    let sql = format!("{QUEUED_KINDS} SELECT kind FROM jump WHERE kind IS NOT NULL");
     let db = store.engine();
     let found = db
-        .query_all_raw(statement(db, JUMP, std::iter::empty()))
+        .query_all_raw(statement(db, sql, std::iter::empty()))
         .await?;
     found
         .iter()

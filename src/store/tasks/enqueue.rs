@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use sea_orm::{ConnectionTrait, DbBackend, Value, entity::prelude::*};
 
-use super::{Column, Entity, LIVE, Model, NewTask, SILENCE};
+use super::{Column, Entity, Model, NewTask, SILENCE, due::QUEUED_KINDS};
 use crate::{
     domain::{ChangeKind, Id, id::Task, task::TaskState},
     error::{AppError, StoreError},
@@ -259,8 +259,12 @@ pub async fn insert_batch(store: &Store, tasks: Vec<NewTask>) -> Result<Vec<Enqu
 
 /// How many tasks of a share have not ended; counted up to `most`.
 pub async fn live_of_share(store: &Store, share: Uuid, most: u64) -> Result<u64, StoreError> {
+    // Each state by its own index: kind by kind the queued ones, all that run, which are few, and those that wait.
     let sql = format!(
-        "SELECT COUNT(*) AS count FROM (SELECT 1 FROM task WHERE share = $1 AND state IN {LIVE} LIMIT $2) AS live"
+        "{QUEUED_KINDS} SELECT COUNT(*) AS count FROM ( \
+           SELECT 1 FROM jump CROSS JOIN task WHERE task.state = 'queued' AND task.kind = jump.kind AND task.share = $1 \
+           UNION ALL SELECT 1 FROM task WHERE state = 'running' AND share = $1 \
+           UNION ALL SELECT 1 FROM task WHERE state = 'waiting' AND share = $1 LIMIT $2) AS live"
     );
     let limit = i64::try_from(most).unwrap_or(i64::MAX);
     let counted = store

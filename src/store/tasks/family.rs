@@ -1,11 +1,19 @@
 //! Parents and children: a task that splits its work, and waits for the parts.
 
-use sea_orm::{FromQueryResult, QueryOrder as _, QuerySelect as _, entity::prelude::*};
+use sea_orm::{
+    ConnectionTrait as _, FromQueryResult, QueryOrder as _, QuerySelect as _, entity::prelude::*,
+};
 
-use super::{Column, Entity, Lease, NewTask, Store, enqueue::insert_all, hold::fence};
+use super::{
+    CHILDREN, Column, Entity, Lease, NewTask, SILENCE, Store, Tx,
+    enqueue::insert_all,
+    hold::fence,
+    lists::{self, changed_tasks},
+};
 use crate::{
     domain::{Id, id::Task, task::TaskState},
     error::StoreError,
+    store::source::Parameters,
 };
 
 /// A child as its parent sees it.
@@ -62,4 +70,28 @@ pub async fn children(store: &Store, parent: Id<Task>) -> Result<Vec<Child>, Sto
         .into_model()
         .all(store.db())
         .await?)
+}
+
+/// A child of `task` that has not ended.
+pub(in crate::store) const LIVE_CHILD: &str = "SELECT 1 FROM task AS c WHERE c.parent_id = task.id AND c.state || '' IN ('queued', 'running', 'waiting')";
+
+/// Queues those of `parents`, which this transaction has locked, that wait for their children and have none left.
+pub(super) async fn wake_parents(tx: &mut Tx<'_>, parents: Vec<Uuid>) -> Result<(), StoreError> {
+    if parents.is_empty() {
+        return Ok(());
+    }
+    let now = tx.now();
+    let mut parameters = Parameters::of(tx);
+    let rows = parameters.rows(&parents);
+    let [run_at, hint_at] = [now, now + SILENCE].map(|at| parameters.put(at));
+    let sql = format!(
+        "UPDATE task SET state = 'queued', version = task.version + 1, wake_on = NULL, run_at = {run_at}, \
+           hint_at = {hint_at} FROM (SELECT DISTINCT id FROM {rows}) AS x \
+         WHERE task.id = x.id AND task.state || '' = 'waiting' AND task.wake_on = '{CHILDREN}' \
+           AND NOT EXISTS ({LIVE_CHILD}) RETURNING {}",
+        lists::CHANGED,
+    );
+    let woken = tx.query_all_raw(parameters.statement(sql)).await?;
+    changed_tasks(tx, &woken, true)?;
+    Ok(())
 }

@@ -11,7 +11,7 @@ use super::{
     Column, Entity, Model, SILENCE, Store, Tx,
     due::queued_kinds,
     due_now,
-    hold::wake_parents,
+    family::wake_parents,
     in_state,
     lists::{CHANGED, announce, changed_tasks},
     plus_one, step,

@@ -1,14 +1,16 @@
 //! Tasks: the row, its reading, and what a kind says of its input.
 //!
-//! `enqueue` adds rows, `hold` has what a run may write, `steps` and `family` what runs leave behind, `idle` moves
-//! those nobody runs, `due` looks for those somebody should.
+//! `enqueue` adds rows, `claim` takes them, `hold` has what a run may write, `settle` its end, `steps` and `family` what
+//! runs leave behind, `idle` moves those nobody runs, `due` looks for those somebody should.
 
+mod claim;
 mod due;
 mod enqueue;
 mod family;
 mod hold;
 mod idle;
 mod lists;
+mod settle;
 mod steps;
 
 use std::{borrow::Cow, time::Duration};
@@ -18,15 +20,15 @@ use sea_orm::{
     entity::prelude::*,
 };
 
+pub use claim::{Claimed, Claimer, KnownKind, claim};
 pub use due::{Cursor, due, next_due, reannounce};
 pub use enqueue::{Enqueued, Enqueuer, earlier, insert, insert_all, insert_batch, live_of_share};
+pub(super) use family::LIVE_CHILD;
 pub use family::{Child, children, spawn};
-pub(super) use hold::LIVE_CHILD;
-pub use hold::{
-    Claimed, Claimer, KnownKind, Outcome, Renewed, Report, arm, claim, fence, renew, report, settle,
-};
+pub use hold::{Renewed, Report, arm, fence, renew, report};
 pub use idle::{drop_stranded, reprioritise, request_cancel, revive, take_expired, wake, wake_due};
 pub use lists::{LeaseHeld, held_by_worker};
+pub use settle::{Outcome, settle};
 pub use steps::{Step, mark_compensated, record_step, steps};
 
 use super::{Store, Tx, scoped::Scoped};
@@ -45,8 +47,6 @@ use crate::{
 pub const SILENCE: Duration = Duration::from_secs(5);
 /// What a task waits on whose children have not all ended.
 pub const CHILDREN: &str = "children";
-/// The states of a task that has not ended, as SQL has them.
-const LIVE: &str = "('queued', 'running', 'waiting')";
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "task")]

@@ -69,7 +69,7 @@ pub fn query_string(text: &str) -> Result<Request, String> {
             "operationName" => parameters.operation_name = Some(value.into_owned()),
             "variables" => parameters.variables = serde_json::from_str(&value).map_err(refused)?,
             "extensions" => {
-                parameters.extensions = serde_json::from_str(&value).map_err(refused)?
+                parameters.extensions = serde_json::from_str(&value).map_err(refused)?;
             }
             _ => {}
         }

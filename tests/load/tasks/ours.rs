@@ -146,7 +146,9 @@ impl Bench {
 
     /// Waits until no no-op task is unfinished.
     async fn finish(&self) {
-        const LEFT: &str = "SELECT 1 FROM task WHERE kind = 'noop' AND state IN ('queued', 'running', 'waiting') LIMIT 1";
+        // Each state by its own index.
+        const LEFT: &str = "SELECT 1 WHERE EXISTS (SELECT 1 FROM task WHERE state = 'queued' AND kind = 'noop') \
+            OR EXISTS (SELECT 1 FROM task WHERE state = 'running' AND kind = 'noop')";
         while !self.sql(LEFT).await.is_empty() {
             nap(10).await;
         }
