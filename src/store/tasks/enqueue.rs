@@ -259,12 +259,15 @@ pub async fn insert_batch(store: &Store, tasks: Vec<NewTask>) -> Result<Vec<Enqu
 
 /// How many tasks of a share have not ended; counted up to `most`.
 pub async fn live_of_share(store: &Store, share: Uuid, most: u64) -> Result<u64, StoreError> {
-    // Each state by its own index: kind by kind the queued ones, all that run, which are few, and those that wait.
+    // Each state by its own index: kind by kind the queued ones, all that run, which are few, and those that wait. The
+    // inner limits keep the planner from reading the queued tasks of everybody instead.
     let sql = format!(
-        "{QUEUED_KINDS} SELECT COUNT(*) AS count FROM ( \
-           SELECT 1 FROM jump CROSS JOIN task WHERE task.state = 'queued' AND task.kind = jump.kind AND task.share = $1 \
-           UNION ALL SELECT 1 FROM task WHERE state = 'running' AND share = $1 \
-           UNION ALL SELECT 1 FROM task WHERE state = 'waiting' AND share = $1 LIMIT $2) AS live"
+        "{QUEUED_KINDS} SELECT CAST( \
+           (SELECT COALESCE(SUM((SELECT COUNT(*) FROM (SELECT 1 FROM task WHERE state = 'queued' AND kind = jump.kind \
+              AND share = $1 LIMIT $2) AS queued)), 0) FROM jump WHERE jump.kind IS NOT NULL) \
+           + (SELECT COUNT(*) FROM (SELECT 1 FROM task WHERE state = 'running' AND share = $1 LIMIT $2) AS running) \
+           + (SELECT COUNT(*) FROM (SELECT 1 FROM task WHERE state = 'waiting' AND share = $1 LIMIT $2) AS waiting) \
+         AS bigint) AS count"
     );
     let limit = i64::try_from(most).unwrap_or(i64::MAX);
     let counted = store
