@@ -6,7 +6,7 @@ mod account;
 mod app;
 mod container;
 pub mod error;
-mod limits;
+pub mod limits;
 pub mod operations;
 mod page;
 mod queue;
@@ -17,7 +17,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_graphql::{
     Context, Data, Executor, MergedObject, MergedSubscription, Request, Response, SDLExportOptions,
-    Schema, ServerError, parser::types::OperationType,
+    Schema, ServerError,
+    parser::types::{ExecutableDocument, OperationType},
 };
 use futures_util::{
     StreamExt as _,
@@ -107,6 +108,11 @@ impl Api {
     /// The text of the persisted operation `name`.
     pub fn operation(&self, name: &str) -> Option<&str> {
         self.operations.named(name)
+    }
+
+    /// The same as it was read.
+    pub fn operation_document(&self, name: &str) -> Option<Arc<ExecutableDocument>> {
+        self.operations.document(self.operation(name)?).ok()
     }
 
     /// Completes and checks a request, before anything is executed.

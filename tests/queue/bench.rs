@@ -219,11 +219,7 @@ impl Bench {
     }
 
     pub async fn enqueue(&self, script: Script) -> Id<id::Task> {
-        let task = self
-            .insert(Input(script).into_task(None, None).unwrap())
-            .await;
-        self.queue.announce(&[task.hint()]).await.unwrap();
-        task.id()
+        enqueue(self, Input(script)).await
     }
 
     pub async fn insert(&self, task: NewTask) -> Model {

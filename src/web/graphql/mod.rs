@@ -5,9 +5,7 @@ mod read;
 
 use answer::{Accepted, Form};
 use async_graphql::{
-    BatchRequest, Executor as _,
-    http::ALL_WEBSOCKET_PROTOCOLS,
-    parser::{parse_query, types::OperationType},
+    BatchRequest, Executor as _, http::ALL_WEBSOCKET_PROTOCOLS, parser::types::OperationType,
 };
 use async_graphql_poem::GraphQLProtocol;
 use futures_util::{StreamExt as _, future, stream};
@@ -24,7 +22,7 @@ use poem::{
 use super::{Web, socket};
 use crate::{
     error::AppError,
-    graphql::{Prepared, Requester},
+    graphql::{Prepared, Requester, limits},
     store::sessions::Origin,
 };
 
@@ -119,9 +117,14 @@ pub async fn rest(
         return refuse(request, StatusCode::NOT_FOUND, "there is no such operation");
     };
     let variables = if request.method() == Method::GET {
-        let document = parse_query(text).ok();
-        let Some(operation) = document.as_ref().and_then(read::only_operation) else {
-            return refuse(request, StatusCode::NOT_FOUND, "there is no such operation");
+        let document = web.api.operation_document(&name);
+        let operation = document
+            .as_ref()
+            .and_then(|document| limits::chosen(document, None));
+        let Some(operation) = operation else {
+            // It is refused with the reason, as anywhere.
+            let asked = async_graphql::Request::new(text);
+            return one(request, &web, asked, request.method()).await;
         };
         if operation.ty == OperationType::Mutation {
             return not_by_get(request);

@@ -2,7 +2,7 @@
 
 use async_graphql::{
     BatchRequest, Extensions, Request, Variables,
-    parser::types::{BaseType, ExecutableDocument, OperationDefinition},
+    parser::types::{BaseType, OperationDefinition},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -75,13 +75,6 @@ pub fn query_string(text: &str) -> Result<Request, String> {
         }
     }
     parameters.into_request()
-}
-
-/// The one operation of a document, if it has one.
-pub fn only_operation(document: &ExecutableDocument) -> Option<&OperationDefinition> {
-    let mut operations = document.operations.iter();
-    let (_, operation) = operations.next()?;
-    operations.next().is_none().then_some(&operation.node)
 }
 
 /// The variables of `operation` in a query string. What is declared as a number, a truth value, a list or an object is
