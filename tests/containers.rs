@@ -155,7 +155,7 @@ async fn bad_input_is_named() {
         );
     }
     assert_eq!(
-        ada.ask("{ containers(states: [NOPE]) { totalCount } }")
+        ada.ask("{ containers(filter: {state: {eq: NOPE}}) { totalCount } }")
             .await
             .code(),
         "BAD_USER_INPUT"
@@ -273,7 +273,7 @@ async fn an_unreliable_engine_ends_with_exactly_one_instance_each() {
     }
     // What runs is what the engine has: a creation that was given up has been cleaned away.
     let running = ada
-        .ask("{ containers(first: 100, states: [RUNNING]) { nodes { id } } }")
+        .ask("{ containers(first: 100, filter: {state: {eq: RUNNING}}) { nodes { id } } }")
         .await;
     let mut running: Vec<String> = running
         .ok("/containers/nodes")

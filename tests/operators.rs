@@ -137,7 +137,7 @@ async fn a_task_is_asked_for_by_its_kind_and_bad_input_is_named() {
     create_task(&root, demo).await.ok("/createTask");
     until("all have ended", async || {
         let left = root
-            .ask("{ tasks(kinds: [\"noop\"], states: [QUEUED, RUNNING]) { totalCount } }")
+            .ask("{ tasks(filter: {kind: {eq: \"noop\"}, state: {in: [QUEUED, RUNNING]}}) { totalCount } }")
             .await;
         (left.ok("/tasks/totalCount") == 0).then_some(())
     })
@@ -242,7 +242,7 @@ async fn dead_letters_are_listed_and_tried_again_one_by_one_or_together() {
         dead.push(created.task);
     }
     let list = root
-        .ask("{ tasks(states: [FAILED], kinds: [\"create_container\"]) { totalCount nodes { error { code } input } } }")
+        .ask("{ tasks(filter: {state: {eq: FAILED}, kind: {eq: \"create_container\"}}) { totalCount nodes { error { code } input } } }")
         .await;
     assert_eq!(list.ok("/tasks/totalCount"), 3);
     let retry = async |person: &Person, id: &str| {
@@ -336,7 +336,7 @@ async fn a_schedule_makes_tasks_until_it_is_removed() {
     let id = schedule.text("/putSchedule/schedule/id");
     until("it has made three", async || {
         let made = root
-            .ask("{ tasks(kinds: [\"noop\"], states: [SUCCEEDED]) { totalCount } }")
+            .ask("{ tasks(filter: {kind: {eq: \"noop\"}, state: {eq: SUCCEEDED}}) { totalCount } }")
             .await;
         (made.ok("/tasks/totalCount").as_i64()? >= 3).then_some(())
     })

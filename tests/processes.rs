@@ -70,7 +70,7 @@ async fn two_webs_and_two_workers_share_the_work_and_the_news() {
 async fn ends(person: &Person, tasks: &[String]) -> Vec<Value> {
     let check = async || {
         let count = person
-            .ask("{ tasks(states: [QUEUED, RUNNING, WAITING]) { totalCount } }")
+            .ask("{ tasks(filter: {state: {in: [QUEUED, RUNNING, WAITING]}}) { totalCount } }")
             .await;
         (count.ok("/tasks/totalCount") == 0).then_some(())
     };

@@ -16,7 +16,7 @@ pub enum Role {
 named!(Role { User = "user", Admin = "admin" });
 
 /// Who asks. `auth` finds out; this module decides what follows from it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Viewer {
     /// Nobody signed in.
     Anonymous,

@@ -1,11 +1,19 @@
 //! People and their sessions.
 
-use async_graphql::{Context, Enum, ID, InputObject, Object, Result, SimpleObject};
+use async_graphql::{Context, Enum, InputObject, Object, Result, SimpleObject};
 use chrono::{DateTime, Utc};
 
-use super::{error::nullable, origin, services, viewer};
+use super::{
+    error::nullable,
+    list::{
+        cell::Storage::{Bool, Text, Time, Uuid},
+        noun::{Kind, Noun, field, link, words},
+        row::{Row, Shown},
+    },
+    origin, services, viewer,
+};
 use crate::{
-    domain::policy,
+    domain::policy::{self, Resource},
     services::accounts::LoggedIn,
     store::{accounts, sessions},
 };
@@ -21,60 +29,137 @@ pub enum Role {
 }
 
 /// A person who can log in.
-pub struct User(pub accounts::Model);
+pub type User = Row<accounts::Entity>;
 
-/// A person who can log in.
-#[Object]
-impl User {
-    async fn id(&self) -> ID {
-        self.0.id().to_string().into()
-    }
-    /// The address they log in with.
-    async fn email(&self) -> &str {
-        &self.0.email
-    }
-    /// What they are called.
-    async fn name(&self) -> &str {
-        &self.0.name
-    }
-    /// What they may do.
-    async fn role(&self) -> Result<Role> {
-        Ok(self.0.role()?.into())
-    }
-    /// When the account was opened.
-    async fn created_at(&self) -> DateTime<Utc> {
-        self.0.created_at
+static USER: Noun = Noun {
+    name: "User",
+    doc: "A person who can log in.",
+    table: "account",
+    resource: Resource::User,
+    owner: Some("id"),
+    listed: None,
+    fields: &[
+        field("id", &[("id", Uuid)], Kind::Id("user"), "Its id.").filtered(),
+        field(
+            "email",
+            &[("email", Text)],
+            Kind::Text,
+            "The address they log in with.",
+        )
+        .filtered()
+        .ordered(),
+        field(
+            "name",
+            &[("name", Text)],
+            Kind::Text,
+            "What they are called.",
+        )
+        .filtered()
+        .ordered(),
+        field(
+            "role",
+            &[("role", Text)],
+            Kind::Word(words::<Role>()),
+            "What they may do.",
+        )
+        .filtered()
+        .grouped(),
+        field(
+            "disabled",
+            &[("disabled", Bool)],
+            Kind::Bool,
+            "Whether they are kept from logging in. For administrators.",
+        )
+        .for_admins()
+        .filtered(),
+        field(
+            "createdAt",
+            &[("created_at", Time)],
+            Kind::Time,
+            "When the account was opened.",
+        )
+        .filtered()
+        .ordered_by_id()
+        .measured()
+        .grouped(),
+    ],
+    links: &[],
+};
+
+impl Shown for accounts::Entity {
+    fn noun() -> &'static Noun {
+        &USER
     }
 }
 
 /// A login. It lives as long as its refresh tokens are spent in time.
-pub struct Session(pub sessions::Model);
+pub type Session = Row<sessions::Entity>;
 
-/// A login. It lives as long as its refresh tokens are spent in time.
-#[Object]
-impl Session {
-    async fn id(&self) -> ID {
-        self.0.id().to_string().into()
-    }
-    /// The address the login came from.
-    async fn ip(&self) -> Option<&str> {
-        self.0.ip.as_deref()
-    }
-    /// The program the login came from, as it named itself.
-    async fn user_agent(&self) -> Option<&str> {
-        self.0.user_agent.as_deref()
-    }
-    /// When the login was.
-    async fn created_at(&self) -> DateTime<Utc> {
-        self.0.created_at
-    }
-    /// When a refresh token was spent last.
-    async fn last_used_at(&self) -> DateTime<Utc> {
-        self.0.last_used_at
-    }
-    /// When it ends unless a refresh token is spent before.
-    async fn expires_at(&self) -> DateTime<Utc> {
-        self.0.expires_at
+static SESSION: Noun = Noun {
+    name: "Session",
+    doc: "A login. It lives as long as its refresh tokens are spent in time.",
+    table: "session",
+    resource: Resource::Session,
+    owner: Some("owner_id"),
+    listed: None,
+    fields: &[
+        field("id", &[("id", Uuid)], Kind::Id("session"), "Its id.").filtered(),
+        field(
+            "ip",
+            &[("ip", Text)],
+            Kind::Text,
+            "The address the login came from.",
+        )
+        .nullable()
+        .filtered(),
+        field(
+            "userAgent",
+            &[("user_agent", Text)],
+            Kind::Text,
+            "The program the login came from, as it named itself.",
+        )
+        .nullable()
+        .filtered(),
+        field(
+            "createdAt",
+            &[("created_at", Time)],
+            Kind::Time,
+            "When the login was.",
+        )
+        .filtered()
+        .ordered_by_id()
+        .measured()
+        .grouped(),
+        field(
+            "lastUsedAt",
+            &[("last_used_at", Time)],
+            Kind::Time,
+            "When a refresh token was spent last.",
+        )
+        .filtered()
+        .measured(),
+        field(
+            "expiresAt",
+            &[("expires_at", Time)],
+            Kind::Time,
+            "When it ends unless a refresh token is spent before.",
+        )
+        .filtered(),
+        field(
+            "endedAt",
+            &[("ended_at", Time)],
+            Kind::Time,
+            "When it was ended.",
+        )
+        .nullable()
+        .filtered(),
+    ],
+    links: &[link::<accounts::Entity>("owner", "owner_id", "Whose login it is.").filtered()],
+};
+
+impl Shown for sessions::Entity {
+    fn noun() -> &'static Noun {
+        &SESSION
     }
 }
 
@@ -97,8 +182,8 @@ pub struct Credentials {
 impl From<LoggedIn> for Credentials {
     fn from(in_: LoggedIn) -> Self {
         Self {
-            user: User(in_.account),
-            session: Session(in_.session),
+            user: User::of(&in_.account),
+            session: Session::of(&in_.session),
             access_token: in_.access_token,
             access_token_expires_at: in_.access_token_expires_at,
             refresh_token: in_.refresh_token,
@@ -162,7 +247,9 @@ impl AccountQuery {
     async fn viewer(&self, ctx: &Context<'_>) -> Option<User> {
         let found =
             async { Ok::<_, async_graphql::Error>(services(ctx).own_account(viewer(ctx)?).await?) };
-        nullable(ctx, found.await).flatten().map(User)
+        nullable(ctx, found.await)
+            .flatten()
+            .map(|account| User::of(&account))
     }
 }
 

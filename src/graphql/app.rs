@@ -1,136 +1,148 @@
 //! The catalogue: apps and regions.
 
-use async_graphql::{Context, ID, Object, Result};
-use sea_orm::{ColumnTrait as _, QueryFilter as _};
-
-use super::{
-    page::{Page, Window, page},
-    services, viewer,
+use super::list::{
+    cell::{
+        Cell,
+        Storage::{Big, Bool, Int, Json, Text, Time, Uuid},
+    },
+    noun::{Kind, Noun, field, made},
+    row::Shown,
 };
 use crate::{
-    domain::policy::Action,
-    store::{apps, regions, scoped::Scoped as _},
+    domain::policy::Resource,
+    store::{apps, regions},
 };
 
-/// Something a person can start.
-pub struct App(pub apps::Model);
+static APP: Noun = Noun {
+    name: "App",
+    doc: "Something a person can start. Lists have those on offer.",
+    table: "app",
+    resource: Resource::App,
+    owner: None,
+    listed: Some("active"),
+    fields: &[
+        field("id", &[("id", Uuid)], Kind::Id("app"), "Its id.").filtered(),
+        field(
+            "slug",
+            &[("slug", Text)],
+            Kind::Text,
+            "The name to ask for it by.",
+        )
+        .filtered()
+        .ordered(),
+        field("name", &[("name", Text)], Kind::Text, "The name to show.")
+            .filtered()
+            .ordered(),
+        field(
+            "category",
+            &[("category", Text)],
+            Kind::Text,
+            "The shelf it stands on.",
+        )
+        .filtered()
+        .ordered()
+        .grouped(),
+        field(
+            "description",
+            &[("description", Text)],
+            Kind::Text,
+            "What it is, in a sentence or two.",
+        ),
+        field(
+            "image",
+            &[("image", Text)],
+            Kind::Text,
+            "The container image it runs from.",
+        )
+        .filtered(),
+        field(
+            "ports",
+            &[("ports", Json)],
+            made::<Vec<u16>>(|cells| match &cells[0] {
+                Cell::Json(ports) => super::list::cell::json_value(ports.clone()),
+                _ => async_graphql::Value::List(Vec::new()),
+            }),
+            "The TCP ports it listens on inside its container.",
+        ),
+        field(
+            "cpuMillis",
+            &[("cpu_millis", Int)],
+            Kind::Int,
+            "Its share of processors, in thousandths of one.",
+        )
+        .filtered()
+        .measured(),
+        field(
+            "memoryMebibytes",
+            &[("memory_bytes", Big)],
+            made::<i32>(|cells| match &cells[0] {
+                Cell::Int(bytes) => async_graphql::Value::from(bytes / (1024 * 1024)),
+                _ => async_graphql::Value::Null,
+            }),
+            "Its memory, in MiB.",
+        ),
+        field(
+            "active",
+            &[("active", Bool)],
+            Kind::Bool,
+            "Whether it is on offer.",
+        ),
+        field(
+            "createdAt",
+            &[("created_at", Time)],
+            Kind::Time,
+            "When it came into the catalogue.",
+        )
+        .filtered()
+        .ordered_by_id(),
+    ],
+    links: &[],
+};
 
-/// Something a person can start.
-#[Object]
-impl App {
-    async fn id(&self) -> ID {
-        self.0.id().to_string().into()
-    }
-    /// The name to ask for it by.
-    async fn slug(&self) -> &str {
-        &self.0.slug
-    }
-    /// The name to show.
-    async fn name(&self) -> &str {
-        &self.0.name
-    }
-    /// The shelf it stands on.
-    async fn category(&self) -> &str {
-        &self.0.category
-    }
-    /// What it is, in a sentence or two.
-    async fn description(&self) -> &str {
-        &self.0.description
-    }
-    /// The container image it runs from.
-    async fn image(&self) -> &str {
-        &self.0.image
-    }
-    /// The TCP ports it listens on inside its container.
-    async fn ports(&self) -> &[u16] {
-        &self.0.ports.0
-    }
-    /// Its share of processors, in thousandths of one.
-    async fn cpu_millis(&self) -> i32 {
-        self.0.cpu_millis
-    }
-    /// Its memory, in MiB.
-    async fn memory_mebibytes(&self) -> i32 {
-        i32::try_from(self.0.memory_bytes / (1024 * 1024)).unwrap_or(i32::MAX)
+impl Shown for apps::Entity {
+    fn noun() -> &'static Noun {
+        &APP
     }
 }
 
-/// A place things run in.
-pub struct Region(pub regions::Model);
-
-/// A place things run in.
-#[Object]
-impl Region {
-    async fn id(&self) -> ID {
-        self.0.id().to_string().into()
-    }
-    /// The name to ask for it by.
-    async fn name(&self) -> &str {
-        &self.0.name
-    }
-    /// Whether it takes new containers now.
-    async fn enabled(&self) -> bool {
-        self.0.enabled
-    }
-}
-
-#[derive(Default)]
-pub struct AppQuery;
-
-#[Object]
-impl AppQuery {
-    /// The apps on offer, the newest first.
-    async fn apps(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(desc = "At most so many, from the start; 0 to 100.")] first: Option<i32>,
-        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
-        #[graphql(desc = "At most so many, from the end; 0 to 100.")] last: Option<i32>,
-        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
-    ) -> Result<Page<App>> {
-        let offered = apps::Entity::visible_to(viewer(ctx)?, Action::Read)
-            .filter(apps::Column::Active.eq(true));
-        let window = Window {
-            first,
-            after,
-            last,
-            before,
-        };
-        Ok(page(
-            ctx,
-            &services(ctx).store,
-            offered,
-            apps::Column::Id,
-            window,
-            |row| (row.id, App(row)),
+static REGION: Noun = Noun {
+    name: "Region",
+    doc: "A place things run in.",
+    table: "region",
+    resource: Resource::Region,
+    owner: None,
+    listed: None,
+    fields: &[
+        field("id", &[("id", Uuid)], Kind::Id("region"), "Its id.").filtered(),
+        field(
+            "name",
+            &[("name", Text)],
+            Kind::Text,
+            "The name to ask for it by.",
         )
-        .await?)
-    }
-
-    /// The regions, the newest first.
-    async fn regions(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(desc = "At most so many, from the start; 0 to 100.")] first: Option<i32>,
-        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
-        #[graphql(desc = "At most so many, from the end; 0 to 100.")] last: Option<i32>,
-        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
-    ) -> Result<Page<Region>> {
-        let all = regions::Entity::visible_to(viewer(ctx)?, Action::Read);
-        let window = Window {
-            first,
-            after,
-            last,
-            before,
-        };
-        Ok(page(
-            ctx,
-            &services(ctx).store,
-            all,
-            regions::Column::Id,
-            window,
-            |row| (row.id, Region(row)),
+        .filtered()
+        .ordered(),
+        field(
+            "enabled",
+            &[("enabled", Bool)],
+            Kind::Bool,
+            "Whether it takes new containers now.",
         )
-        .await?)
+        .filtered(),
+        field(
+            "provider",
+            &[("provider", Text)],
+            Kind::Text,
+            "Its kind of engine; null for the workers' default. For administrators.",
+        )
+        .for_admins()
+        .filtered(),
+    ],
+    links: &[],
+};
+
+impl Shown for regions::Entity {
+    fn noun() -> &'static Noun {
+        &REGION
     }
 }

@@ -2,26 +2,31 @@
 
 use std::sync::Arc;
 
-use async_graphql::{Context, Enum, ID, InputObject, Object, Result, SimpleObject, Subscription};
-use chrono::{DateTime, Utc};
+use async_graphql::{
+    Context, Enum, ID, InputObject, Name, Object, Result, SimpleObject, Subscription, Value, value,
+};
 use futures_util::{Stream, StreamExt as _};
-use sea_orm::{ColumnTrait as _, QueryFilter as _};
 
 use super::{
-    app::{App, Region},
-    error::nullable,
     id,
-    page::{Page, Window, page},
+    list::{
+        cell::{
+            Cell,
+            Storage::{Big, Json, Small, Text, Time, Uuid},
+        },
+        noun::{Kind, Noun, field, link, made, words},
+        row::{Row, Shown},
+    },
     services,
     task::Task,
     viewer,
 };
 use crate::{
-    domain::{Id, Table, container, id, policy::Action},
+    domain::{Table, container, id, policy::Resource},
     error::AppError,
     live::{self, EventBus},
     services::containers::Create,
-    store::{apps, containers, regions, scoped::Scoped as _},
+    store::{accounts, apps, containers, regions},
 };
 
 /// Where a container stands.
@@ -67,86 +72,161 @@ pub struct Failure {
 }
 
 /// An app running for somebody.
-pub struct Container(pub containers::Model);
+pub type Container = Row<containers::Entity>;
 
-/// An app running for somebody.
-#[Object]
-impl Container {
-    async fn id(&self) -> ID {
-        self.0.id().to_string().into()
-    }
-    /// Where it stands.
-    async fn state(&self) -> Result<ContainerState> {
-        Ok(self.0.state()?.into())
-    }
-    /// Grows by one with every change.
-    async fn version(&self) -> i64 {
-        self.0.version
-    }
-    /// What runs in it.
-    async fn app(&self, ctx: &Context<'_>) -> Result<Option<App>> {
-        Ok(
-            apps::unscoped_by_id(services(ctx).store.db(), Id::new(self.0.app_id))
-                .await?
-                .map(App),
+static CONTAINER: Noun = Noun {
+    name: "Container",
+    doc: "An app running for somebody.",
+    table: "container",
+    resource: Resource::Container,
+    owner: Some("owner_id"),
+    listed: None,
+    fields: &[
+        field("id", &[("id", Uuid)], Kind::Id("container"), "Its id.").filtered(),
+        field(
+            "state",
+            &[("state", Text)],
+            Kind::Word(words::<ContainerState>()),
+            "Where it stands.",
         )
-    }
-    /// Where it runs.
-    async fn region(&self, ctx: &Context<'_>) -> Result<Option<Region>> {
-        Ok(
-            regions::unscoped_by_id(services(ctx).store.db(), Id::new(self.0.region_id))
-                .await?
-                .map(Region),
+        .filtered()
+        .grouped(),
+        field(
+            "version",
+            &[("version", Big)],
+            Kind::Int,
+            "Grows by one with every change.",
+        ),
+        field(
+            "dpi",
+            &[("dpi", Small)],
+            Kind::Int,
+            "Dots per inch of its display.",
         )
+        .filtered()
+        .measured(),
+        field(
+            "provider",
+            &[("provider", Text)],
+            Kind::Text,
+            "The kind of engine it runs on; null until one has taken it.",
+        )
+        .nullable()
+        .filtered()
+        .grouped(),
+        field(
+            "handle",
+            &[("handle", Text)],
+            Kind::Text,
+            "Its engine's own id of it. For administrators.",
+        )
+        .for_admins()
+        .filtered(),
+        field(
+            "ip",
+            &[("ip", Text)],
+            Kind::Text,
+            "Its address in its engine's network.",
+        )
+        .nullable()
+        .filtered(),
+        field(
+            "ports",
+            &[("ports", Json)],
+            made::<Vec<PublishedPort>>(ports),
+            "Its ports and where they are published.",
+        ),
+        field(
+            "failure",
+            &[("failure_code", Text), ("failure_reason", Text)],
+            made::<Option<Failure>>(|cells| coded(cells, "reason")),
+            "Why it failed; null unless it did.",
+        )
+        .nullable(),
+        field(
+            "createdAt",
+            &[("created_at", Time)],
+            Kind::Time,
+            "When it was asked for.",
+        )
+        .filtered()
+        .ordered_by_id()
+        .measured()
+        .grouped(),
+        field(
+            "updatedAt",
+            &[("updated_at", Time)],
+            Kind::Time,
+            "When it changed last.",
+        )
+        .filtered()
+        .ordered()
+        .measured(),
+        field(
+            "runningAt",
+            &[("running_at", Time)],
+            Kind::Time,
+            "When it began to run.",
+        )
+        .nullable()
+        .filtered()
+        .ordered()
+        .measured(),
+        field(
+            "endedAt",
+            &[("ended_at", Time)],
+            Kind::Time,
+            "When it failed or was gone.",
+        )
+        .nullable()
+        .filtered()
+        .measured(),
+    ],
+    links: &[
+        link::<apps::Entity>("app", "app_id", "What runs in it.").filtered(),
+        link::<regions::Entity>("region", "region_id", "Where it runs.").filtered(),
+        link::<accounts::Entity>("owner", "owner_id", "Whose it is.").filtered(),
+    ],
+};
+
+impl Shown for containers::Entity {
+    fn noun() -> &'static Noun {
+        &CONTAINER
     }
-    /// Dots per inch of its display.
-    async fn dpi(&self) -> i16 {
-        self.0.dpi
-    }
-    /// The kind of engine it runs on; null until one has taken it.
-    async fn provider(&self) -> Option<&str> {
-        self.0.provider.as_deref()
-    }
-    /// Its address in its engine's network.
-    async fn ip(&self) -> Option<&str> {
-        self.0.ip.as_deref()
-    }
-    /// Its ports and where they are published.
-    async fn ports(&self) -> Vec<PublishedPort> {
-        self.0
-            .ports
-            .0
-            .iter()
-            .map(|(inside, published)| PublishedPort {
-                inside: *inside,
-                published: *published,
-            })
-            .collect()
-    }
-    /// Why it failed; null unless it did.
-    async fn failure(&self) -> Option<Failure> {
-        let code = self.0.failure_code.clone()?;
-        Some(Failure {
-            code,
-            reason: self.0.failure_reason.clone().unwrap_or_default(),
+}
+
+/// The published ports, from the object of ports inside and outside that the database has.
+fn ports(cells: &[Cell]) -> Value {
+    let Some(Cell::Json(serde_json::Value::Object(ports))) = cells.first() else {
+        return Value::List(Vec::new());
+    };
+    let mut ports: Vec<(u16, u16)> = ports
+        .iter()
+        .filter_map(|(inside, published)| {
+            Some((
+                inside.parse().ok()?,
+                u16::try_from(published.as_u64()?).ok()?,
+            ))
         })
-    }
-    /// When it was asked for.
-    async fn created_at(&self) -> DateTime<Utc> {
-        self.0.created_at
-    }
-    /// When it changed last.
-    async fn updated_at(&self) -> DateTime<Utc> {
-        self.0.updated_at
-    }
-    /// When it began to run.
-    async fn running_at(&self) -> Option<DateTime<Utc>> {
-        self.0.running_at
-    }
-    /// When it failed or was gone.
-    async fn ended_at(&self) -> Option<DateTime<Utc>> {
-        self.0.ended_at
-    }
+        .collect();
+    ports.sort_unstable();
+    let port = |(inside, published)| value!({"inside": inside, "published": published});
+    Value::List(ports.into_iter().map(port).collect())
+}
+
+/// A code and the words for people, kept in two columns; null without a code.
+pub fn coded(cells: &[Cell], words: &str) -> Value {
+    let Some(code) = cells[0].text() else {
+        return Value::Null;
+    };
+    let said = cells[1].text().unwrap_or_default();
+    let parts = [("code", code), (words, said)];
+    Value::Object(
+        parts
+            .map(|(key, text)| (Name::new(key), Value::from(text)))
+            .into_iter()
+            .collect(),
+    )
 }
 
 /// A container to be made.
@@ -193,64 +273,6 @@ pub struct DeleteContainerPayload {
 }
 
 #[derive(Default)]
-pub struct ContainerQuery;
-
-#[Object]
-impl ContainerQuery {
-    /// One container; null with the error `NOT_FOUND` when there is none the viewer may see.
-    async fn container(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(desc = "The container's id.")] id: ID,
-    ) -> Option<Container> {
-        let found = async {
-            Ok::<_, async_graphql::Error>(
-                services(ctx)
-                    .container(viewer(ctx)?, self::id(&id)?)
-                    .await?,
-            )
-        };
-        nullable(ctx, found.await).map(Container)
-    }
-
-    /// The viewer's containers, or everybody's for an administrator; the newest first.
-    async fn containers(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(desc = "At most so many, from the start; 0 to 100.")] first: Option<i32>,
-        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
-        #[graphql(desc = "At most so many, from the end; 0 to 100.")] last: Option<i32>,
-        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
-        #[graphql(desc = "Only those in one of these states.")] states: Option<Vec<ContainerState>>,
-    ) -> Result<Page<Container>> {
-        let viewer = viewer(ctx)?;
-        crate::services::signed_in(viewer)?;
-        let mut rows = containers::Entity::visible_to(viewer, Action::Read);
-        if let Some(states) = states {
-            let names = states
-                .into_iter()
-                .map(|state| container::ContainerState::from(state).as_str());
-            rows = rows.filter(containers::Column::State.is_in(names));
-        }
-        let window = Window {
-            first,
-            after,
-            last,
-            before,
-        };
-        Ok(page(
-            ctx,
-            &services(ctx).store,
-            rows,
-            containers::Column::Id,
-            window,
-            |row| (row.id, Container(row)),
-        )
-        .await?)
-    }
-}
-
-#[derive(Default)]
 pub struct ContainerMutation;
 
 #[Object]
@@ -272,8 +294,8 @@ impl ContainerMutation {
         };
         let created = services(ctx).create_container(viewer(ctx)?, wanted).await?;
         Ok(CreateContainerPayload {
-            container: Container(created.container),
-            task: Task(created.task),
+            container: Container::of(&created.container),
+            task: Task::of(&created.task),
             secret_key: created.secret_key,
         })
     }
@@ -293,8 +315,8 @@ impl ContainerMutation {
         );
         let (container, task) = deleted.await?;
         Ok(DeleteContainerPayload {
-            container: Container(container),
-            task: Task(task),
+            container: Container::of(&container),
+            task: Task::of(&task),
         })
     }
 }
@@ -329,6 +351,6 @@ impl ContainerSubscription {
             }
         };
         let rows = live::watch(&**bus, Table::Container, id.uuid(), read).await?;
-        Ok(rows.map(|row| Ok(Container(row?))))
+        Ok(rows.map(|row| Ok(Container::of(&row?))))
     }
 }

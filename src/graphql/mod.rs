@@ -7,8 +7,8 @@ mod app;
 mod container;
 pub mod error;
 pub mod limits;
+pub mod list;
 pub mod operations;
-mod page;
 mod queue;
 mod schedule;
 mod task;
@@ -18,6 +18,7 @@ use std::{sync::Arc, time::Duration};
 use async_graphql::{
     Context, Data, Executor, MergedObject, MergedSubscription, Request, Response, SDLExportOptions,
     Schema, ServerError,
+    dataloader::DataLoader,
     parser::types::{ExecutableDocument, OperationType},
 };
 use futures_util::{
@@ -36,14 +37,7 @@ use crate::{
 
 /// Everything that can be read.
 #[derive(MergedObject, Default)]
-pub struct Query(
-    account::AccountQuery,
-    app::AppQuery,
-    container::ContainerQuery,
-    task::TaskQuery,
-    queue::QueueQuery,
-    schedule::ScheduleQuery,
-);
+pub struct Query(list::lists::Lists, account::AccountQuery, queue::QueueQuery);
 
 /// Everything that can be done.
 #[derive(MergedObject, Default)]
@@ -63,8 +57,8 @@ type ApiSchema = Schema<Query, Mutation, Subscription>;
 
 /// Deepest nesting of a query. The introspection query of common clients needs 13.
 const DEPTH: usize = 15;
-/// Most fields of a query, list items not counted.
-const COMPLEXITY: usize = 1000;
+/// Most fields of a query, those of a list's rows counted for each row it asks for.
+const COMPLEXITY: usize = 10_000;
 /// Most directives on one field.
 const DIRECTIVES: usize = 8;
 
@@ -93,7 +87,11 @@ pub struct Offer {
 
 impl Api {
     pub fn new(services: Services, bus: Arc<dyn EventBus>, offer: Offer) -> Self {
-        let mut schema = builder().data(services).data(bus);
+        let links = list::row::Links {
+            db: services.store.db().clone(),
+        };
+        let links = DataLoader::new(links, tokio::spawn);
+        let mut schema = builder().data(services).data(bus).data(links);
         if !offer.introspection {
             // A suggestion gives a part of the schema away.
             schema = schema.disable_introspection().disable_suggestions();

@@ -367,7 +367,9 @@ impl QueueMutation {
         let task = services(ctx)
             .create_task(viewer(ctx)?, input.into())
             .await?;
-        Ok(CreateTaskPayload { task: Task(task) })
+        Ok(CreateTaskPayload {
+            task: Task::of(&task),
+        })
     }
 
     /// Enqueues up to 1000 tasks in one commit. For administrators; errors as of `createTask`.
@@ -379,7 +381,7 @@ impl QueueMutation {
         let wanted = input.tasks.into_iter().map(Wanted::from).collect();
         let tasks = services(ctx).create_tasks(viewer(ctx)?, wanted).await?;
         Ok(CreateTasksPayload {
-            tasks: tasks.into_iter().map(Task).collect(),
+            tasks: tasks.into_iter().map(|task| Task::of(&task)).collect(),
         })
     }
 
@@ -395,7 +397,9 @@ impl QueueMutation {
         let task = services(ctx)
             .retry_task(viewer(ctx)?, id(&input.id)?)
             .await?;
-        Ok(RetryTaskPayload { task: Task(task) })
+        Ok(RetryTaskPayload {
+            task: Task::of(&task),
+        })
     }
 
     /// Tries failed tasks again. For administrators.
@@ -413,7 +417,7 @@ impl QueueMutation {
             .retry_dead_letters(viewer(ctx)?, which, input.first)
             .await?;
         Ok(RetryDeadLettersPayload {
-            tasks: tasks.into_iter().map(Task).collect(),
+            tasks: tasks.into_iter().map(|task| Task::of(&task)).collect(),
         })
     }
 
@@ -428,7 +432,9 @@ impl QueueMutation {
         let task = services(ctx)
             .set_task_priority(viewer(ctx)?, id(&input.id)?, input.priority.into())
             .await?;
-        Ok(SetTaskPriorityPayload { task: Task(task) })
+        Ok(SetTaskPriorityPayload {
+            task: Task::of(&task),
+        })
     }
 
     /// Keeps workers from taking tasks of a kind; those that run go on. For administrators.

@@ -1,91 +1,128 @@
 //! Tasks that recur.
 
-use async_graphql::{Context, ID, InputObject, Json, Object, Result, SimpleObject};
+use async_graphql::{
+    Context, ID, InputObject, Json as JsonScalar, Object, Result, SimpleObject, Value,
+};
 use chrono::{DateTime, Utc};
 
 use super::{
-    error::nullable,
     id,
-    page::{Page, Window, page},
-    services,
-    task::Task,
-    viewer,
+    list::{
+        cell::{
+            Cell,
+            Storage::{Big, Bool, Json, Text, Time, Uuid},
+            json_value,
+        },
+        noun::{Kind, Noun, field, link, made},
+        row::{Row, Shown},
+    },
+    services, viewer,
 };
 use crate::{
-    domain::{Id, policy::Action},
+    domain::policy::Resource,
     services::schedules::Wanted,
-    store::{schedules, scoped::Scoped as _},
+    store::{schedules, tasks},
 };
 
 /// A task that recurs: each time once, whatever the number of workers.
-pub struct Schedule(schedules::Model);
+pub type Schedule = Row<schedules::Entity>;
 
-/// A task that recurs: each time once, whatever the number of workers.
-#[Object]
-impl Schedule {
-    async fn id(&self) -> ID {
-        self.0.id().to_string().into()
-    }
-    /// Its name.
-    async fn name(&self) -> &str {
-        &self.0.name
-    }
-    /// The kind of its tasks.
-    async fn kind(&self) -> Result<String> {
-        Ok(self.0.template()?.kind)
-    }
-    /// The input of its tasks.
-    async fn input(&self) -> Result<Json<serde_json::Value>> {
-        Ok(Json(self.0.template()?.input))
-    }
-    /// When, as a cron expression.
-    async fn cron(&self) -> &str {
-        &self.0.cron
-    }
-    /// The time zone the expression is meant in.
-    async fn time_zone(&self) -> &str {
-        &self.0.time_zone
-    }
-    /// Whether it makes tasks.
-    async fn enabled(&self) -> bool {
-        self.0.enabled
-    }
-    /// When it makes the next one.
-    async fn next_at(&self) -> Option<DateTime<Utc>> {
-        self.0.enabled.then_some(self.0.next_at)
-    }
-    /// The time it last made one for.
-    async fn last_at(&self) -> Option<DateTime<Utc>> {
-        self.0.last_at
-    }
-    /// The task it last made; null when there is none any more.
-    async fn last_task(&self, ctx: &Context<'_>) -> Option<Task> {
-        let id = Id::new(self.0.last_task_id?);
-        let found = async {
-            Ok::<_, async_graphql::Error>(Some(services(ctx).task(viewer(ctx)?, id).await?))
-        };
-        match found.await {
-            Ok(task) => task.map(Task),
-            Err(error) if is_not_found(&error) => None,
-            Err(error) => nullable(ctx, Err::<Task, _>(error)),
-        }
-    }
-    /// Grows by one with every change.
-    async fn version(&self) -> i64 {
-        self.0.version
-    }
-    /// When it was made.
-    async fn created_at(&self) -> DateTime<Utc> {
-        self.0.created_at
+static SCHEDULE: Noun = Noun {
+    name: "Schedule",
+    doc: "A task that recurs: each time once, whatever the number of workers. Only administrators see any.",
+    table: "task_schedule",
+    resource: Resource::Schedule,
+    owner: None,
+    listed: None,
+    fields: &[
+        field("id", &[("id", Uuid)], Kind::Id("schedule"), "Its id.").filtered(),
+        field("name", &[("name", Text)], Kind::Text, "Its name.")
+            .filtered()
+            .ordered(),
+        field(
+            "kind",
+            &[("template", Json)],
+            made::<String>(|cells| part(cells, "kind")),
+            "The kind of its tasks.",
+        ),
+        field(
+            "input",
+            &[("template", Json)],
+            made::<JsonScalar<serde_json::Value>>(|cells| part(cells, "input")),
+            "The input of its tasks.",
+        ),
+        field(
+            "cron",
+            &[("cron", Text)],
+            Kind::Text,
+            "When, as a cron expression.",
+        ),
+        field(
+            "timeZone",
+            &[("time_zone", Text)],
+            Kind::Text,
+            "The time zone the expression is meant in.",
+        )
+        .filtered(),
+        field(
+            "enabled",
+            &[("enabled", Bool)],
+            Kind::Bool,
+            "Whether it makes tasks.",
+        )
+        .filtered(),
+        field(
+            "nextAt",
+            &[("next_at", Time), ("enabled", Bool)],
+            made::<Option<DateTime<Utc>>>(|cells| match cells {
+                [Cell::Time(at), Cell::Bool(true), ..] => Value::from(at.to_rfc3339()),
+                _ => Value::Null,
+            }),
+            "When it makes the next one.",
+        )
+        .nullable(),
+        field(
+            "lastAt",
+            &[("last_at", Time)],
+            Kind::Time,
+            "The time it last made one for.",
+        )
+        .nullable()
+        .filtered(),
+        field(
+            "version",
+            &[("version", Big)],
+            Kind::Int,
+            "Grows by one with every change.",
+        ),
+        field(
+            "createdAt",
+            &[("created_at", Time)],
+            Kind::Time,
+            "When it was made.",
+        )
+        .filtered()
+        .ordered_by_id(),
+    ],
+    links: &[link::<tasks::Entity>(
+        "lastTask",
+        "last_task_id",
+        "The task it last made; null when there is none any more.",
+    )],
+};
+
+impl Shown for schedules::Entity {
+    fn noun() -> &'static Noun {
+        &SCHEDULE
     }
 }
 
-fn is_not_found(error: &async_graphql::Error) -> bool {
-    let code = error
-        .extensions
-        .as_ref()
-        .and_then(|extensions| extensions.get("code"));
-    code.is_some_and(|code| *code == async_graphql::Value::from("NOT_FOUND"))
+/// A part of the template its tasks are made from.
+fn part(cells: &[Cell], name: &str) -> Value {
+    let Some(Cell::Json(template)) = cells.first() else {
+        return Value::Null;
+    };
+    json_value(template.get(name).cloned().unwrap_or_default())
 }
 
 /// A schedule to make, or to put in the place of the one with its name.
@@ -96,8 +133,8 @@ pub struct PutScheduleInput {
     /// The kind of its tasks: `demo` or `noop`.
     kind: String,
     /// The input of its tasks.
-    #[graphql(default_with = "Json(serde_json::json!({}))")]
-    input: Json<serde_json::Value>,
+    #[graphql(default_with = "JsonScalar(serde_json::json!({}))")]
+    input: JsonScalar<serde_json::Value>,
     /// When: minute, hour, day of the month, month, day of the week; six fields begin with the second.
     cron: String,
     /// The time zone the expression is meant in, by its IANA name.
@@ -130,40 +167,6 @@ pub struct DeleteSchedulePayload {
 }
 
 #[derive(Default)]
-pub struct ScheduleQuery;
-
-#[Object]
-impl ScheduleQuery {
-    /// The schedules, the newest first. For administrators; nobody else sees any.
-    async fn schedules(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(desc = "At most so many, from the start; 0 to 100.")] first: Option<i32>,
-        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
-        #[graphql(desc = "At most so many, from the end; 0 to 100.")] last: Option<i32>,
-        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
-    ) -> Result<Page<Schedule>> {
-        let viewer = viewer(ctx)?;
-        crate::services::signed_in(viewer)?;
-        let window = Window {
-            first,
-            after,
-            last,
-            before,
-        };
-        Ok(page(
-            ctx,
-            &services(ctx).store,
-            schedules::Entity::visible_to(viewer, Action::Read),
-            schedules::Column::Id,
-            window,
-            |row| (row.id, Schedule(row)),
-        )
-        .await?)
-    }
-}
-
-#[derive(Default)]
 pub struct ScheduleMutation;
 
 #[Object]
@@ -186,7 +189,7 @@ impl ScheduleMutation {
         };
         let schedule = services(ctx).put_schedule(viewer(ctx)?, wanted).await?;
         Ok(PutSchedulePayload {
-            schedule: Schedule(schedule),
+            schedule: Schedule::of(&schedule),
         })
     }
 
@@ -202,7 +205,7 @@ impl ScheduleMutation {
             .delete_schedule(viewer(ctx)?, id(&input.id)?)
             .await?;
         Ok(DeleteSchedulePayload {
-            schedule: Schedule(schedule),
+            schedule: Schedule::of(&schedule),
         })
     }
 }

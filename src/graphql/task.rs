@@ -3,26 +3,31 @@
 use std::sync::Arc;
 
 use async_graphql::{
-    Context, Enum, ID, InputObject, Json, Object, Result, SimpleObject, Subscription,
+    ContainerType as _, Context, Enum, ID, InputObject, Json as JsonScalar, Object, Result,
+    ServerResult, SimpleObject, Subscription, Value, registry::Registry,
 };
 use chrono::{DateTime, Utc};
-use futures_util::{Stream, StreamExt as _};
-use sea_orm::{ColumnTrait as _, QueryFilter as _};
+use futures_util::{Stream, StreamExt as _, future::BoxFuture};
 
 use super::{
-    error::nullable,
+    container::coded,
     id,
-    page::{Page, Window, page},
+    list::{
+        cell::{
+            Cell,
+            Storage::{Big, Int, Json, Small, Text, Time, Uuid},
+        },
+        noun::{Kind, Noun, Words, field, link, made, words},
+        row::{MetaFields, Record, Row, Shown, fields_of},
+    },
     services, viewer,
 };
 use crate::{
-    domain::{Id, Machine as _, Table, id, policy::Action, task},
+    domain::{Id, Machine as _, Table, id, policy::Resource, task},
     error::AppError,
     live::{self, EventBus},
     store::{
-        archive,
-        scoped::Scoped as _,
-        task_logs,
+        accounts, archive, task_logs,
         tasks::{self, TaskInput as _},
     },
     tasks::{create_container, delete_container},
@@ -73,26 +78,73 @@ pub struct TaskStep {
     /// Its name.
     name: String,
     /// What came of it.
-    output: Json<serde_json::Value>,
+    output: JsonScalar<serde_json::Value>,
     /// When it was undone, because the task was given up.
     undone_at: Option<DateTime<Utc>>,
 }
 
-/// A task that ended long ago, as the archive keeps it.
-#[derive(SimpleObject)]
-pub struct ArchivedTask {
-    /// The id it had as a task.
-    id: ID,
-    /// What kind of work it was.
-    kind: String,
-    /// How it ended.
-    state: TaskState,
-    /// When it ended.
-    finished_at: DateTime<Utc>,
-    /// When it went into the archive.
-    archived_at: DateTime<Utc>,
-    /// All of it: its input, result, error, attempts and log.
-    document: Json<serde_json::Value>,
+static ARCHIVED: Noun = Noun {
+    name: "ArchivedTask",
+    doc: "A task that ended long ago, as the archive keeps it.",
+    table: "task_archive",
+    resource: Resource::Task,
+    owner: Some("owner_id"),
+    listed: None,
+    fields: &[
+        field(
+            "id",
+            &[("id", Uuid)],
+            Kind::Id("task"),
+            "The id it had as a task.",
+        )
+        .filtered(),
+        field(
+            "kind",
+            &[("kind", Text)],
+            Kind::Text,
+            "What kind of work it was.",
+        )
+        .filtered()
+        .grouped(),
+        field(
+            "state",
+            &[("state", Text)],
+            Kind::Word(words::<TaskState>()),
+            "How it ended.",
+        )
+        .filtered()
+        .grouped(),
+        field(
+            "finishedAt",
+            &[("finished_at", Time)],
+            Kind::Time,
+            "When it ended.",
+        )
+        .filtered()
+        .measured()
+        .grouped(),
+        field(
+            "archivedAt",
+            &[("archived_at", Time)],
+            Kind::Time,
+            "When it went into the archive.",
+        )
+        .filtered()
+        .measured(),
+        field(
+            "document",
+            &[("document", Json)],
+            Kind::Json,
+            "All of it: its input, result, error, attempts and log.",
+        ),
+    ],
+    links: &[link::<accounts::Entity>("owner", "owner_id", "Who asked for it.").filtered()],
+};
+
+impl Shown for archive::Entity {
+    fn noun() -> &'static Noun {
+        &ARCHIVED
+    }
 }
 
 /// How loud a log line is.
@@ -123,96 +175,246 @@ pub struct TaskLogLine {
 }
 
 /// A piece of long work. It survives the loss of any worker, and what it does outside happens once.
-pub struct Task(pub tasks::Model);
+pub type Task = Row<tasks::Entity>;
 
-/// A piece of long work. It survives the loss of any worker, and what it does outside happens once.
+/// The priorities by their ranks.
+const PRIORITIES: Words = {
+    let mut priorities = words::<TaskPriority>();
+    priorities.ranks = &[
+        (task::Priority::Interactive.rank() as i64, "INTERACTIVE"),
+        (task::Priority::Normal.rank() as i64, "NORMAL"),
+        (task::Priority::Background.rank() as i64, "BACKGROUND"),
+    ];
+    priorities
+};
+
+static TASK: Noun = Noun {
+    name: "Task",
+    doc: "A piece of long work. It survives the loss of any worker, and what it does outside happens once.",
+    table: "task",
+    resource: Resource::Task,
+    owner: Some("owner_id"),
+    listed: None,
+    fields: &[
+        field("id", &[("id", Uuid)], Kind::Id("task"), "Its id.").filtered(),
+        field(
+            "kind",
+            &[("kind", Text)],
+            Kind::Text,
+            "What kind of work, such as `create_container`.",
+        )
+        .filtered()
+        .grouped(),
+        field(
+            "state",
+            &[("state", Text)],
+            Kind::Word(words::<TaskState>()),
+            "Where it stands.",
+        )
+        .filtered()
+        .grouped(),
+        field(
+            "version",
+            &[("version", Big)],
+            Kind::Int,
+            "Grows by one with every change.",
+        ),
+        field(
+            "priority",
+            &[("priority", Small)],
+            Kind::Word(PRIORITIES),
+            "Which tasks go first.",
+        )
+        .filtered()
+        .grouped(),
+        field(
+            "progress",
+            &[("progress", Small)],
+            Kind::Int,
+            "How much is done, in percent, as the work itself reports it.",
+        )
+        .filtered(),
+        field(
+            "progressMessage",
+            &[("progress_message", Text)],
+            Kind::Text,
+            "What was done last, in words.",
+        )
+        .nullable(),
+        field(
+            "attempt",
+            &[("attempt", Int)],
+            Kind::Int,
+            "How often a worker has taken it, after a wait as well.",
+        )
+        .filtered()
+        .measured(),
+        field(
+            "failures",
+            &[("failures", Int)],
+            Kind::Int,
+            "How many attempts went wrong, those of lost workers among them.",
+        )
+        .filtered()
+        .measured(),
+        field(
+            "maxAttempts",
+            &[("max_attempts", Int)],
+            Kind::Int,
+            "After so many failures it is given up.",
+        ),
+        field(
+            "subjectId",
+            &[("subject_id", Uuid), ("kind", Text)],
+            made::<Option<ID>>(subject),
+            "The id of what it works on.",
+        )
+        .nullable(),
+        field(
+            "input",
+            &[("input", Json)],
+            Kind::Json,
+            "What it was asked to do, as its kind wrote it down.",
+        ),
+        field(
+            "inputVersion",
+            &[("input_version", Int)],
+            Kind::Int,
+            "The version of the input's form.",
+        ),
+        field(
+            "parentId",
+            &[("parent_id", Uuid)],
+            Kind::Id("task"),
+            "The task it is a part of.",
+        )
+        .nullable()
+        .filtered(),
+        field(
+            "workerId",
+            &[("worker_id", Uuid)],
+            Kind::Id("worker"),
+            "The worker that took it last. For administrators.",
+        )
+        .for_admins()
+        .filtered(),
+        field(
+            "result",
+            &[("result", Json)],
+            Kind::Json,
+            "What came of it.",
+        )
+        .nullable(),
+        field(
+            "error",
+            &[("error_code", Text), ("error_message", Text)],
+            made::<Option<TaskError>>(|cells| coded(cells, "message")),
+            "Why the last attempt went wrong.",
+        )
+        .nullable(),
+        field(
+            "createdAt",
+            &[("created_at", Time)],
+            Kind::Time,
+            "When it was asked for.",
+        )
+        .filtered()
+        .ordered_by_id()
+        .measured()
+        .grouped(),
+        field(
+            "runAt",
+            &[("run_at", Time)],
+            Kind::Time,
+            "When its next attempt may begin, or its wait ends at the latest.",
+        )
+        .filtered(),
+        field(
+            "deadlineAt",
+            &[("deadline_at", Time)],
+            Kind::Time,
+            "When it is given up, whatever its attempts.",
+        )
+        .filtered(),
+        field(
+            "startedAt",
+            &[("started_at", Time)],
+            Kind::Time,
+            "When a worker took it first.",
+        )
+        .nullable()
+        .filtered()
+        .measured(),
+        field(
+            "finishedAt",
+            &[("finished_at", Time)],
+            Kind::Time,
+            "When it ended.",
+        )
+        .nullable()
+        .filtered()
+        .measured()
+        .grouped(),
+        field(
+            "cancelRequestedAt",
+            &[("cancel_requested_at", Time)],
+            Kind::Time,
+            "When somebody asked it to stop.",
+        )
+        .nullable()
+        .filtered(),
+    ],
+    links: &[link::<accounts::Entity>("owner", "owner_id", "Who asked for it.").filtered()],
+};
+
+impl Shown for tasks::Entity {
+    fn noun() -> &'static Noun {
+        &TASK
+    }
+
+    fn rest(registry: &mut Registry) -> MetaFields {
+        fields_of::<TaskParts>(registry)
+    }
+
+    fn resolve_rest<'a>(
+        record: &'a Record,
+        ctx: &'a Context<'a>,
+    ) -> BoxFuture<'a, ServerResult<Option<Value>>> {
+        Box::pin(async move { TaskParts(Id::new(record.id())).resolve_field(ctx).await })
+    }
+}
+
+fn subject(cells: &[Cell]) -> Value {
+    let is_about_container = [create_container::Input::KIND, delete_container::Input::KIND]
+        .map(Some)
+        .contains(&cells[1].text());
+    match &cells[0] {
+        Cell::Uuid(subject) if is_about_container => {
+            Value::from(Id::<id::Container>::new(*subject).to_string())
+        }
+        _ => Value::Null,
+    }
+}
+
+/// What a task has in other tables.
+struct TaskParts(Id<id::Task>);
+
 #[Object]
-impl Task {
-    async fn id(&self) -> ID {
-        self.0.id().to_string().into()
-    }
-    /// What kind of work, such as `create_container`.
-    async fn kind(&self) -> &str {
-        &self.0.kind
-    }
-    /// Where it stands.
-    async fn state(&self) -> Result<TaskState> {
-        Ok(self.0.state()?.into())
-    }
-    /// Grows by one with every change.
-    async fn version(&self) -> i64 {
-        self.0.version
-    }
-    /// Which tasks go first.
-    async fn priority(&self) -> TaskPriority {
-        self.0.priority().into()
-    }
-    /// How much is done, in percent, as the work itself reports it.
-    async fn progress(&self) -> i16 {
-        self.0.progress
-    }
-    /// What was done last, in words.
-    async fn progress_message(&self) -> Option<&str> {
-        self.0.progress_message.as_deref()
-    }
-    /// How often a worker has taken it, after a wait as well.
-    async fn attempt(&self) -> i32 {
-        self.0.attempt
-    }
-    /// How many attempts went wrong, those of lost workers among them.
-    async fn failures(&self) -> i32 {
-        self.0.failures
-    }
-    /// After so many failures it is given up.
-    async fn max_attempts(&self) -> i32 {
-        self.0.max_attempts
-    }
-    /// The id of what it works on.
-    async fn subject_id(&self) -> Option<ID> {
-        let subject = self.0.subject_id?;
-        let is_about_container = [create_container::Input::KIND, delete_container::Input::KIND]
-            .contains(&self.0.kind.as_str());
-        is_about_container.then(|| Id::<id::Container>::new(subject).to_string().into())
-    }
-    /// What it was asked to do, as its kind wrote it down.
-    async fn input(&self) -> Json<serde_json::Value> {
-        Json(self.0.input.clone())
-    }
-    /// The version of the input's form.
-    async fn input_version(&self) -> i32 {
-        self.0.input_version
-    }
-    /// The task it is a part of.
-    async fn parent_id(&self) -> Option<ID> {
-        let parent = Id::<id::Task>::new(self.0.parent_id?);
-        Some(parent.to_string().into())
-    }
+impl TaskParts {
     /// The parts it has split its work into, the oldest first; at most 100.
     async fn children(&self, ctx: &Context<'_>) -> Result<Vec<Task>> {
-        let children = services(ctx).children(viewer(ctx)?, &self.0).await?;
-        Ok(children.into_iter().map(Task).collect())
+        let children = services(ctx).children(viewer(ctx)?, self.0).await?;
+        Ok(children.iter().map(Task::of).collect())
     }
     /// The steps it has finished and does not repeat, in order.
     async fn steps(&self, ctx: &Context<'_>) -> Result<Vec<TaskStep>> {
-        let steps = tasks::steps(&services(ctx).store, self.0.id()).await?;
+        let steps = tasks::steps(&services(ctx).store, self.0).await?;
         let step = |step: tasks::Step| TaskStep {
             name: step.name,
-            output: Json(step.output),
+            output: JsonScalar(step.output),
             undone_at: step.compensated_at,
         };
         Ok(steps.into_iter().map(step).collect())
-    }
-    /// What came of it.
-    async fn result(&self) -> Option<Json<serde_json::Value>> {
-        self.0.result.clone().map(Json)
-    }
-    /// Why the last attempt went wrong.
-    async fn error(&self) -> Option<TaskError> {
-        let code = self.0.error_code.clone()?;
-        Some(TaskError {
-            code,
-            message: self.0.error_message.clone().unwrap_or_default(),
-        })
     }
     /// What its runs have said, the oldest first.
     async fn logs(
@@ -223,7 +425,6 @@ impl Task {
             String,
         >,
     ) -> Result<Vec<TaskLogLine>> {
-        use async_graphql::connection::CursorType as _;
         let limit = u64::try_from(first)
             .ok()
             .filter(|first| (1..=500).contains(first));
@@ -231,42 +432,20 @@ impl Task {
             field: "first",
             reason: "1 to 500 lines are expected".to_owned(),
         })?;
-        let after = after
-            .map(|text| super::page::Cursor::decode_cursor(&text))
-            .transpose()?;
-        let lines = task_logs::page(
-            &services(ctx).store,
-            self.0.id(),
-            after.map(|cursor| cursor.0),
-            limit,
-        )
-        .await?;
+        let after = after.map(|text| line_cursor(&text)).transpose()?;
+        let lines = task_logs::page(&services(ctx).store, self.0, after, limit).await?;
         Ok(lines.into_iter().map(line).collect())
     }
-    /// When it was asked for.
-    async fn created_at(&self) -> DateTime<Utc> {
-        self.0.created_at
-    }
-    /// When its next attempt may begin, or its wait ends at the latest.
-    async fn run_at(&self) -> DateTime<Utc> {
-        self.0.run_at
-    }
-    /// When it is given up, whatever its attempts.
-    async fn deadline_at(&self) -> DateTime<Utc> {
-        self.0.deadline_at
-    }
-    /// When a worker took it first.
-    async fn started_at(&self) -> Option<DateTime<Utc>> {
-        self.0.started_at
-    }
-    /// When it ended.
-    async fn finished_at(&self) -> Option<DateTime<Utc>> {
-        self.0.finished_at
-    }
-    /// When somebody asked it to stop.
-    async fn cancel_requested_at(&self) -> Option<DateTime<Utc>> {
-        self.0.cancel_requested_at
-    }
+}
+
+fn line_cursor(text: &str) -> Result<uuid::Uuid, AppError> {
+    let parsed = uuid::Uuid::try_parse(text)
+        .ok()
+        .filter(|_| text.len() == 32);
+    parsed.ok_or_else(|| AppError::Invalid {
+        field: "cursor",
+        reason: "not one of this list's cursors".to_owned(),
+    })
 }
 
 fn line(row: task_logs::Model) -> TaskLogLine {
@@ -315,112 +494,6 @@ pub struct CancelTaskPayload {
 }
 
 #[derive(Default)]
-pub struct TaskQuery;
-
-#[expect(
-    clippy::too_many_arguments,
-    reason = "a field's arguments, as its clients see them"
-)]
-#[Object]
-impl TaskQuery {
-    /// One task; null with the error `NOT_FOUND` when there is none the viewer may see.
-    async fn task(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(desc = "The task's id.")] id: ID,
-    ) -> Option<Task> {
-        let found = async {
-            Ok::<_, async_graphql::Error>(services(ctx).task(viewer(ctx)?, self::id(&id)?).await?)
-        };
-        nullable(ctx, found.await).map(Task)
-    }
-
-    /// The viewer's tasks, or everybody's for an administrator; the newest first.
-    async fn tasks(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(desc = "At most so many, from the start; 0 to 100.")] first: Option<i32>,
-        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
-        #[graphql(desc = "At most so many, from the end; 0 to 100.")] last: Option<i32>,
-        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
-        #[graphql(desc = "Only those in one of these states.")] states: Option<Vec<TaskState>>,
-        #[graphql(desc = "Only those of one of these kinds, such as `demo`.")] kinds: Option<
-            Vec<String>,
-        >,
-    ) -> Result<Page<Task>> {
-        let viewer = viewer(ctx)?;
-        crate::services::signed_in(viewer)?;
-        let mut rows = tasks::Entity::visible_to(viewer, Action::Read);
-        if let Some(states) = states {
-            let names = states
-                .into_iter()
-                .map(|state| task::TaskState::from(state).as_str());
-            rows = rows.filter(tasks::Column::State.is_in(names));
-        }
-        if let Some(kinds) = kinds {
-            rows = rows.filter(tasks::Column::Kind.is_in(kinds));
-        }
-        let window = Window {
-            first,
-            after,
-            last,
-            before,
-        };
-        Ok(page(
-            ctx,
-            &services(ctx).store,
-            rows,
-            tasks::Column::Id,
-            window,
-            |row| (row.id, Task(row)),
-        )
-        .await?)
-    }
-
-    /// The viewer's tasks that ended long ago, or everybody's for an administrator; the newest first.
-    async fn archived_tasks(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(desc = "At most so many, from the start; 0 to 100.")] first: Option<i32>,
-        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
-        #[graphql(desc = "At most so many, from the end; 0 to 100.")] last: Option<i32>,
-        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
-    ) -> Result<Page<ArchivedTask>> {
-        let viewer = viewer(ctx)?;
-        crate::services::signed_in(viewer)?;
-        let window = Window {
-            first,
-            after,
-            last,
-            before,
-        };
-        let rows = archive::Entity::visible_to(viewer, Action::Read);
-        let wrap = |row: archive::Model| (row.id, archived(row));
-        Ok(page(
-            ctx,
-            &services(ctx).store,
-            rows,
-            archive::Column::Id,
-            window,
-            wrap,
-        )
-        .await?)
-    }
-}
-
-fn archived(row: archive::Model) -> ArchivedTask {
-    let state = row.state().unwrap_or(task::TaskState::Failed);
-    ArchivedTask {
-        id: row.id().to_string().into(),
-        kind: row.kind,
-        state: state.into(),
-        finished_at: row.finished_at,
-        archived_at: row.archived_at,
-        document: Json(row.document),
-    }
-}
-
-#[derive(Default)]
 pub struct TaskMutation;
 
 #[Object]
@@ -435,7 +508,9 @@ impl TaskMutation {
         let task = services(ctx)
             .start_demo_task(viewer(ctx)?, input.steps, input.step_millis, key)
             .await?;
-        Ok(StartDemoTaskPayload { task: Task(task) })
+        Ok(StartDemoTaskPayload {
+            task: Task::of(&task),
+        })
     }
 
     /// Asks a task to stop. A running step hears of it at once; what was done is undone before the task ends.
@@ -449,7 +524,9 @@ impl TaskMutation {
         let task = services(ctx)
             .cancel_task(viewer(ctx)?, id(&input.id)?)
             .await?;
-        Ok(CancelTaskPayload { task: Task(task) })
+        Ok(CancelTaskPayload {
+            task: Task::of(&task),
+        })
     }
 }
 
@@ -482,6 +559,6 @@ impl TaskSubscription {
             }
         };
         let rows = live::watch(&**bus, Table::Task, id.uuid(), read).await?;
-        Ok(rows.map(|row| Ok(Task(row?))))
+        Ok(rows.map(|row| Ok(Task::of(&row?))))
     }
 }

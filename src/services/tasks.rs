@@ -76,9 +76,9 @@ impl Services {
     }
 
     /// The children of a task the viewer may see.
-    pub async fn children(&self, viewer: Viewer, parent: &Model) -> Result<Vec<Model>, AppError> {
+    pub async fn children(&self, viewer: Viewer, parent: Id<Task>) -> Result<Vec<Model>, AppError> {
         let children = Entity::visible_to(viewer, Action::Read)
-            .filter(Column::ParentId.eq(parent.id))
+            .filter(Column::ParentId.eq(parent.uuid()))
             .order_by_asc(Column::Id)
             .limit(100);
         Ok(children.all(self.store.db()).await?)

@@ -191,7 +191,8 @@ fn recovery(
 
 /// Waits until no task is left to be done, but not for ever.
 async fn all_ended(client: &Client) {
-    const LEFT: &str = "{ tasks(states: [QUEUED, RUNNING, WAITING]) { totalCount } }";
+    const LEFT: &str =
+        "{ tasks(filter: {state: {in: [QUEUED, RUNNING, WAITING]}}) { totalCount } }";
     let wait = async {
         while client.insist(LEFT, json!({})).await.unwrap()["tasks"]["totalCount"] != 0 {
             nap(50).await;

@@ -1,0 +1,255 @@
+//! A value of a row: from the database, into a GraphQL value, and into an answer's text.
+
+use std::fmt::Write as _;
+
+use async_graphql::{Name, Value};
+use chrono::{DateTime, Utc};
+use sea_orm::{DbErr, QueryResult};
+use uuid::Uuid;
+
+use super::noun::{Field, Kind};
+
+/// How a column keeps its values.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Storage {
+    Uuid,
+    Text,
+    /// 16, 32 and 64 bits.
+    Small,
+    Int,
+    Big,
+    Bool,
+    Time,
+    Json,
+}
+
+/// A value of a column.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell {
+    Null,
+    Uuid(Uuid),
+    Text(String),
+    Int(i64),
+    Bool(bool),
+    Time(DateTime<Utc>),
+    Json(serde_json::Value),
+}
+
+impl Cell {
+    pub fn read(row: &QueryResult, at: usize, storage: Storage) -> Result<Self, DbErr> {
+        fn or_null<T>(value: Option<T>, wrap: impl FnOnce(T) -> Cell) -> Cell {
+            value.map_or(Cell::Null, wrap)
+        }
+        Ok(match storage {
+            Storage::Uuid => or_null(row.try_get_by_index(at)?, Self::Uuid),
+            Storage::Text => or_null(row.try_get_by_index(at)?, Self::Text),
+            Storage::Small => or_null(row.try_get_by_index::<Option<i16>>(at)?, |number| {
+                Self::Int(number.into())
+            }),
+            Storage::Int => or_null(row.try_get_by_index::<Option<i32>>(at)?, |number| {
+                Self::Int(number.into())
+            }),
+            Storage::Big => or_null(row.try_get_by_index(at)?, Self::Int),
+            Storage::Bool => or_null(row.try_get_by_index(at)?, Self::Bool),
+            Storage::Time => or_null(row.try_get_by_index(at)?, Self::Time),
+            Storage::Json => or_null(row.try_get_by_index(at)?, Self::Json),
+        })
+    }
+
+    /// What a model has of a column.
+    pub fn of(value: sea_orm::Value) -> Self {
+        use sea_orm::Value as V;
+        match value {
+            V::Uuid(Some(uuid)) => Self::Uuid(uuid),
+            V::String(Some(text)) => Self::Text(text),
+            V::SmallInt(Some(number)) => Self::Int(number.into()),
+            V::Int(Some(number)) => Self::Int(number.into()),
+            V::BigInt(Some(number)) => Self::Int(number),
+            V::Bool(Some(yes)) => Self::Bool(yes),
+            V::ChronoDateTimeUtc(Some(at)) => Self::Time(at),
+            V::Json(Some(json)) => Self::Json(*json),
+            _ => Self::Null,
+        }
+    }
+
+    /// The same as a statement's parameter.
+    pub fn parameter(&self) -> sea_orm::Value {
+        match self {
+            Self::Null => sea_orm::Value::String(None),
+            Self::Uuid(uuid) => (*uuid).into(),
+            Self::Text(text) => text.as_str().into(),
+            Self::Int(number) => (*number).into(),
+            Self::Bool(yes) => (*yes).into(),
+            Self::Time(at) => (*at).into(),
+            Self::Json(json) => json.clone().into(),
+        }
+    }
+
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// The GraphQL value of a field.
+pub fn value(field: &Field, cells: &[Cell]) -> Value {
+    if let Kind::Made(made) = &field.kind {
+        return (made.make)(cells);
+    }
+    match (&cells[0], &field.kind) {
+        (Cell::Uuid(uuid), Kind::Id(prefix)) => Value::from(id_text(prefix, *uuid)),
+        (Cell::Uuid(uuid), _) => Value::from(uuid.simple().to_string()),
+        (Cell::Text(text), Kind::Word(_)) => Value::Enum(Name::new(text.to_uppercase())),
+        (Cell::Text(text), _) => Value::from(text.as_str()),
+        (Cell::Int(number), Kind::Word(words)) => {
+            rank(words.ranks, *number).map_or(Value::Null, |word| Value::Enum(Name::new(word)))
+        }
+        (Cell::Int(number), _) => Value::from(*number),
+        (Cell::Bool(yes), _) => Value::from(*yes),
+        (Cell::Time(at), _) => Value::from(at.to_rfc3339()),
+        (Cell::Json(json), _) => json_value(json.clone()),
+        (Cell::Null, _) => Value::Null,
+    }
+}
+
+pub fn json_value(json: serde_json::Value) -> Value {
+    Value::from_json(json).unwrap_or_default()
+}
+
+pub fn id_text(prefix: &str, uuid: Uuid) -> String {
+    format!("{prefix}_{}", uuid.simple())
+}
+
+pub fn rank(ranks: &'static [(i64, &'static str)], number: i64) -> Option<&'static str> {
+    ranks
+        .iter()
+        .find(|(rank, _)| *rank == number)
+        .map(|(_, word)| *word)
+}
+
+/// Writes the field's value into an answer's text; what is made by a function is made by [`value`].
+pub fn write(out: &mut String, field: &Field, cells: &[Cell]) {
+    match (&cells[0], &field.kind) {
+        (_, Kind::Made(_)) => write_value(out, &value(field, cells)),
+        (Cell::Null, _) => out.push_str("null"),
+        (Cell::Uuid(uuid), kind) => {
+            out.push('"');
+            if let Kind::Id(prefix) = kind {
+                out.push_str(prefix);
+                out.push('_');
+            }
+            out.push_str(uuid.simple().encode_lower(&mut Uuid::encode_buffer()));
+            out.push('"');
+        }
+        (Cell::Text(text), Kind::Word(_)) => {
+            out.push('"');
+            out.extend(text.chars().map(|letter| letter.to_ascii_uppercase()));
+            out.push('"');
+        }
+        (Cell::Text(text), _) => write_text(out, text),
+        (Cell::Int(number), Kind::Word(words)) => match rank(words.ranks, *number) {
+            Some(word) => write_text(out, word),
+            None => out.push_str("null"),
+        },
+        (Cell::Int(number), _) => {
+            let _ = write!(out, "{number}");
+        }
+        (Cell::Bool(yes), _) => out.push_str(if *yes { "true" } else { "false" }),
+        (Cell::Time(at), _) => write_time(out, *at),
+        (Cell::Json(json), _) => {
+            let _ = write!(out, "{json}");
+        }
+    }
+}
+
+/// The form of [`DateTime::to_rfc3339`], in a sixth of its time.
+fn write_time(out: &mut String, at: DateTime<Utc>) {
+    use chrono::{Datelike as _, Timelike as _};
+    fn two(out: &mut String, number: u32) {
+        out.push(char::from(b'0' + (number / 10) as u8));
+        out.push(char::from(b'0' + (number % 10) as u8));
+    }
+    let year = at.year();
+    let nanos = at.nanosecond();
+    if !(1000..10_000).contains(&year) || nanos >= 1_000_000_000 {
+        let _ = write!(out, "\"{}\"", at.to_rfc3339());
+        return;
+    }
+    out.push('"');
+    two(out, year.unsigned_abs() / 100);
+    two(out, year.unsigned_abs() % 100);
+    for (before, number) in [
+        ('-', at.month()),
+        ('-', at.day()),
+        ('T', at.hour()),
+        (':', at.minute()),
+        (':', at.second()),
+    ] {
+        out.push(before);
+        two(out, number);
+    }
+    if nanos != 0 {
+        let _ = if nanos.is_multiple_of(1_000_000) {
+            write!(out, ".{:03}", nanos / 1_000_000)
+        } else if nanos.is_multiple_of(1000) {
+            write!(out, ".{:06}", nanos / 1000)
+        } else {
+            write!(out, ".{nanos:09}")
+        };
+    }
+    out.push_str("+00:00\"");
+}
+
+/// Writes a JSON string.
+pub fn write_text(out: &mut String, text: &str) {
+    let is_plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
+    if text.bytes().all(is_plain) {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        let _ = write!(out, "{}", serde_json::Value::from(text));
+    }
+}
+
+pub fn write_value(out: &mut String, value: &Value) {
+    match serde_json::to_string(value) {
+        Ok(text) => out.push_str(&text),
+        Err(_) => out.push_str("null"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_as_the_library_writes_it() {
+        for nanos in [0, 1, 1000, 120_000_000, 123_456_000, 999_999_999] {
+            for seconds in [-30_000_000_000, 0, 951_782_400, 1_795_000_000] {
+                let at = DateTime::from_timestamp(seconds, nanos).unwrap();
+                let mut text = String::new();
+                write_time(&mut text, at);
+                assert_eq!(text, format!("\"{}\"", at.to_rfc3339()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_is_written_as_json() {
+        for text in [
+            "",
+            "plain",
+            "ümläut",
+            "quote\"",
+            "back\\slash",
+            "line\nend\u{1}",
+        ] {
+            let mut written = String::new();
+            write_text(&mut written, text);
+            assert_eq!(written, serde_json::to_string(text).unwrap());
+        }
+    }
+}

@@ -1,0 +1,478 @@
+//! The lists at the top of the schema: for each entity a list, its aggregates, and one row by its id.
+
+use std::borrow::Cow;
+
+use async_graphql::{
+    ContainerType, Context, ContextSelectionSet, ID, InputType, ObjectType, OutputType, Positioned,
+    ServerResult, Value, VisitorContext,
+    parser::types::{Field as Selected, VariableDefinition},
+    registry::{MetaField, MetaType, MetaTypeId, Registry},
+    resolver_utils::resolve_container,
+};
+use futures_util::future::BoxFuture;
+use sea_orm::DatabaseConnection;
+use uuid::Uuid;
+
+use super::{
+    super::{error::nullable, services, viewer},
+    aggregate,
+    cell::Cell,
+    connection::{Compiled, Connection},
+    filter::{Filter, argument},
+    noun::{Kind, Noun},
+    order::OrderBy,
+    read::{Asked, DEFAULT, MOST, Part, by_ids, check_access},
+    row::{Row, Shown, object, output_field, record_columns},
+    select::{Columns, Shape, collect},
+};
+use crate::{
+    domain::policy::Viewer,
+    error::AppError,
+    store::{accounts, apps, archive, containers, regions, schedules, sessions, tasks},
+};
+
+/// A list of the schema.
+pub struct Entry {
+    /// The field with the list.
+    pub list: &'static str,
+    /// The field with one of its rows.
+    pub one: &'static str,
+    pub noun: fn() -> &'static Noun,
+    connection: fn(&mut Registry) -> String,
+    filter: fn(&mut Registry) -> String,
+    order: fn(&mut Registry) -> String,
+    row: fn(&mut Registry) -> String,
+    resolve_list: for<'a> fn(&'a Context<'a>, Asked, Viewer) -> BoxFuture<'a, ServerResult<Value>>,
+    resolve_one: for<'a> fn(&'a Context<'a>, Vec<Cell>) -> BoxFuture<'a, ServerResult<Value>>,
+}
+
+const fn entry<E: Shown>(list: &'static str, one: &'static str) -> Entry {
+    Entry {
+        list,
+        one,
+        noun: E::noun,
+        connection: Connection::<E>::create_type_info,
+        filter: <Option<Filter<E>> as InputType>::create_type_info,
+        order: <Option<Vec<OrderBy<E>>> as InputType>::create_type_info,
+        row: <Option<Row<E>> as OutputType>::create_type_info,
+        resolve_list: |ctx, asked, viewer| Box::pin(by_resolvers::<E>(ctx, asked, viewer)),
+        resolve_one: |ctx, cells| {
+            Box::pin(async move {
+                let selection = ctx.with_selection_set(&ctx.item.node.selection_set);
+                Row::<E>::from_cells(cells)
+                    .resolve(&selection, ctx.item)
+                    .await
+            })
+        },
+    }
+}
+
+/// Every list.
+pub static LISTS: [Entry; 8] = [
+    entry::<apps::Entity>("apps", "app"),
+    entry::<containers::Entity>("containers", "container"),
+    entry::<regions::Entity>("regions", "region"),
+    entry::<schedules::Entity>("schedules", "schedule"),
+    entry::<sessions::Entity>("sessions", "session"),
+    entry::<tasks::Entity>("tasks", "task"),
+    // After the tasks, whose ids theirs were.
+    entry::<archive::Entity>("archivedTasks", "archivedTask"),
+    entry::<accounts::Entity>("users", "user"),
+];
+
+/// The declaration of a table's rows.
+pub fn noun_of_table(table: &str) -> Option<&'static Noun> {
+    let mut nouns = LISTS.iter().map(|entry| (entry.noun)());
+    nouns.find(|noun| noun.table == table)
+}
+
+/// The list behind a field.
+pub fn entry_of_list(name: &str) -> Option<&'static Entry> {
+    LISTS.iter().find(|entry| entry.list == name)
+}
+
+/// The types and the row an id may point at.
+fn entries_of_id(id: &str) -> impl Iterator<Item = (&'static Entry, Uuid)> {
+    LISTS.iter().filter_map(move |entry| {
+        let uuid = parse_id((entry.noun)(), id)?;
+        Some((entry, uuid))
+    })
+}
+
+fn parse_id(noun: &'static Noun, text: &str) -> Option<Uuid> {
+    let Kind::Id(prefix) = noun.fields.first()?.kind else {
+        return None;
+    };
+    let hex = text.strip_prefix(prefix)?.strip_prefix('_')?;
+    let is_canonical = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    (hex.len() == 32 && hex.bytes().all(is_canonical)).then_some(())?;
+    Uuid::try_parse(hex).ok()
+}
+
+/// The part of the query type that the declarations make.
+#[derive(Default)]
+pub struct Lists;
+
+impl Entry {
+    /// The arguments that choose a part of the list.
+    pub fn arguments(
+        &self,
+        registry: &mut Registry,
+    ) -> [async_graphql::registry::MetaInputValue; 6] {
+        [
+            argument(
+                "filter",
+                (self.filter)(registry),
+                "Only those that are like this.",
+            ),
+            argument(
+                "orderBy",
+                (self.order)(registry),
+                "In this order, at most four keys; the newest first by default.",
+            ),
+            argument(
+                "first",
+                "Int",
+                "At most so many, from the start; 0 to 100, 20 by default.",
+            ),
+            argument("after", "String", "Only what comes after this cursor."),
+            argument("last", "Int", "At most so many, from the end; 0 to 100."),
+            argument("before", "String", "Only what comes before this cursor."),
+        ]
+    }
+
+    pub fn connection(&self, registry: &mut Registry) -> String {
+        (self.connection)(registry)
+    }
+
+    fn fields(&self, registry: &mut Registry) -> [MetaField; 3] {
+        let noun = (self.noun)();
+        let arguments = self.arguments(registry);
+        let connection = (self.connection)(registry);
+        let whose = if noun.owner.is_some() {
+            ": the viewer's, or everybody's for an administrator"
+        } else {
+            ""
+        };
+        let doc = format!("The `{}`s in reach{whose}.", noun.name);
+        let mut list = output_field(self.list, connection, doc, arguments);
+        list.compute_complexity = Some(list_cost);
+        let doc = format!(
+            "One `{}`; null with the error `NOT_FOUND` when there is none the viewer may see.",
+            noun.name
+        );
+        let row = (self.row)(registry);
+        let one = output_field(self.one, row, doc, [argument("id", "ID!", "Its id.")]);
+        let filter = argument(
+            "filter",
+            (self.filter)(registry),
+            "Only those that are like this.",
+        );
+        let aggregate = aggregate::field(registry, self.list, noun, filter);
+        [list, one, aggregate]
+    }
+}
+
+/// A list costs what one of its rows costs, times the rows asked for.
+fn list_cost(
+    ctx: &VisitorContext<'_>,
+    variables: &[Positioned<VariableDefinition>],
+    field: &Selected,
+    below: usize,
+) -> ServerResult<usize> {
+    let first: Option<i32> = ctx.param_value(variables, field, "first", None)?;
+    let last: Option<i32> = ctx.param_value(variables, field, "last", None)?;
+    let rows = first
+        .or(last)
+        .map_or(DEFAULT, |rows| u16::try_from(rows).unwrap_or(0).min(MOST));
+    Ok(1 + below * usize::from(rows.max(1)))
+}
+
+impl OutputType for Lists {
+    fn type_name() -> Cow<'static, str> {
+        "Lists".into()
+    }
+
+    fn create_type_info(registry: &mut Registry) -> String {
+        registry.create_output_type::<Self, _>(MetaTypeId::Object, |registry| {
+            let mut fields = Vec::new();
+            for entry in &LISTS {
+                fields.extend(entry.fields(registry));
+            }
+            register_node(registry);
+            let id = argument("id", "ID!", "The id of anything.");
+            let doc = "Whatever has this id; null with the error `NOT_FOUND` when there is none the viewer may see.";
+            fields.push(output_field("node", "Node", doc, [id]));
+            let ids = argument("ids", "[ID!]!", "The ids, at most 100.");
+            let doc = "Whatever has these ids, in their order; null for what the viewer may not see.";
+            fields.push(output_field("nodes", "[Node]!", doc, [ids]));
+            object("Lists".to_owned(), "Everything that is listed.", fields)
+        })
+    }
+
+    async fn resolve(
+        &self,
+        ctx: &ContextSelectionSet<'_>,
+        _: &Positioned<Selected>,
+    ) -> ServerResult<Value> {
+        resolve_container(ctx, self).await
+    }
+}
+
+fn register_node(registry: &mut Registry) {
+    let id = output_field("id", "ID!", "Its id, unlike any other.", []);
+    let node = MetaType::Interface {
+        name: "Node".to_owned(),
+        description: Some("Whatever has an id.".to_owned()),
+        fields: std::iter::once(("id".to_owned(), id)).collect(),
+        possible_types: LISTS
+            .iter()
+            .map(|entry| (entry.noun)().name.to_owned())
+            .collect(),
+        extends: false,
+        inaccessible: false,
+        tags: Vec::new(),
+        keys: None,
+        visible: None,
+        rust_typename: None,
+        directive_invocations: Vec::new(),
+        requires_scopes: Vec::new(),
+    };
+    registry.types.insert("Node".to_owned(), node);
+}
+
+impl ContainerType for Lists {
+    async fn resolve_field(&self, ctx: &Context<'_>) -> ServerResult<Option<Value>> {
+        let name = ctx.item.node.name.node.as_str();
+        match name {
+            "node" => {
+                let (_, id) = ctx.param_value::<ID>("id", None)?;
+                return Ok(Some(node(ctx, &id).await));
+            }
+            "nodes" => return nodes(ctx).await.map(Some),
+            _ => {}
+        }
+        for entry in &LISTS {
+            if entry.list == name {
+                return list(ctx, entry).await.map(Some);
+            }
+            if entry.one == name {
+                let (_, id) = ctx.param_value::<ID>("id", None)?;
+                let uuid = parse_id((entry.noun)(), &id);
+                return Ok(Some(one(ctx, entry, uuid).await));
+            }
+            if name.strip_prefix(entry.list) == Some("Aggregate") {
+                return aggregate::resolve(ctx, (entry.noun)()).await.map(Some);
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl ObjectType for Lists {}
+
+fn located<T>(ctx: &Context<'_>, result: async_graphql::Result<T>) -> ServerResult<T> {
+    result.map_err(|error| ctx.set_error_path(error.into_server_error(ctx.item.pos)))
+}
+
+/// The arguments of a field, with its variables put in.
+pub fn arguments(ctx: &Context<'_>, noun: &'static Noun) -> ServerResult<Asked> {
+    let mut asked = Asked::default();
+    for (name, value) in arguments_of(ctx)? {
+        located(ctx, asked.read(noun, &name, value).map_err(Into::into))?;
+    }
+    Ok(asked)
+}
+
+/// The arguments that were given, as values.
+pub fn arguments_of(ctx: &Context<'_>) -> ServerResult<Vec<(String, Value)>> {
+    let mut given = Vec::new();
+    for (name, _) in &ctx.item.node.arguments {
+        let name = name.node.as_str();
+        given.push((name.to_owned(), ctx.param_value::<Given>(name, None)?.1.0));
+    }
+    Ok(given)
+}
+
+/// Any value of an argument; its type is checked before, by the registered one.
+struct Given(Value);
+
+impl InputType for Given {
+    type RawValueType = Self;
+    fn type_name() -> Cow<'static, str> {
+        "Given".into()
+    }
+    fn create_type_info(_: &mut Registry) -> String {
+        "Given".to_owned()
+    }
+    fn parse(value: Option<Value>) -> async_graphql::InputValueResult<Self> {
+        Ok(Self(value.unwrap_or_default()))
+    }
+    fn to_value(&self) -> Value {
+        self.0.clone()
+    }
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+}
+
+/// Whether no other field of the operation's top goes into the same key: a text cannot be merged with another.
+fn stands_alone(ctx: &Context<'_>) -> bool {
+    let key = ctx.item.node.response_key().node.as_str();
+    let top = &ctx.query_env.operation.node.selection_set.node;
+    let fragments = &ctx.query_env.fragments;
+    let names = ["Query", "Subscription"];
+    names.iter().all(|name| {
+        let collected = collect(fragments, name, [top]).unwrap_or_default();
+        collected
+            .iter()
+            .all(|(known, fields)| *known != key || fields.len() == 1)
+    })
+}
+
+/// A ready text as a value.
+fn raw(text: String) -> Value {
+    serde_json::value::RawValue::from_string(text)
+        .ok()
+        .and_then(|raw| async_graphql::to_value(raw).ok())
+        .unwrap_or_default()
+}
+
+async fn list(ctx: &Context<'_>, entry: &Entry) -> ServerResult<Value> {
+    let noun = (entry.noun)();
+    let viewer = located(ctx, viewer(ctx))?;
+    let asked = arguments(ctx, noun)?;
+    let selection = [&ctx.item.node.selection_set.node];
+    match Compiled::compile(&ctx.query_env.fragments, noun, selection) {
+        Some(compiled) if stands_alone(ctx) => {
+            let db = services(ctx).store.db();
+            let text = page_text(db, noun, &compiled, asked, viewer).await;
+            located(ctx, text.map(raw).map_err(Into::into))
+        }
+        _ => (entry.resolve_list)(ctx, asked, viewer).await,
+    }
+}
+
+/// The text of a compiled page.
+pub async fn page_text(
+    db: &DatabaseConnection,
+    noun: &'static Noun,
+    compiled: &Compiled,
+    asked: Asked,
+    viewer: Viewer,
+) -> Result<String, AppError> {
+    let part = Part::new(noun, asked, viewer)?;
+    let rows = if compiled.wants_rows() {
+        Some(part.fetch(db, &compiled.columns).await?)
+    } else {
+        None
+    };
+    let total = if compiled.wants_total() {
+        Some(part.total(db).await?)
+    } else {
+        None
+    };
+    let size = rows.as_ref().map_or(0, |rows| rows.rows.len()) * compiled.columns.columns.len();
+    let mut text = String::with_capacity(64 + size * 40);
+    compiled.write(&mut text, rows.as_ref(), total);
+    Ok(text)
+}
+
+async fn by_resolvers<E: Shown>(
+    ctx: &Context<'_>,
+    asked: Asked,
+    viewer: Viewer,
+) -> ServerResult<Value> {
+    let read = async {
+        let part = Part::new(E::noun(), asked, viewer)?;
+        let db = services(ctx).store.db();
+        let total = if ctx.look_ahead().field("totalCount").exists() {
+            Some(part.total(db).await?)
+        } else {
+            None
+        };
+        let rows = part.fetch(db, &record_columns(E::noun())).await?;
+        Ok::<_, AppError>(Connection::<E>::of(rows, total))
+    };
+    let connection = located(ctx, read.await.map_err(Into::into))?;
+    let selection = ctx.with_selection_set(&ctx.item.node.selection_set);
+    connection.resolve(&selection, ctx.item).await
+}
+
+/// One row by the field named after its type.
+async fn one(ctx: &Context<'_>, entry: &'static Entry, id: Option<Uuid>) -> Value {
+    let noun = (entry.noun)();
+    let what = match noun.fields.first().map(|field| &field.kind) {
+        Some(Kind::Id(prefix)) => prefix,
+        _ => "row",
+    };
+    let candidates = id.map(|id| (entry, id)).into_iter();
+    let found = async {
+        let viewer = viewer(ctx)?;
+        check_access(noun, viewer)?;
+        let found = first(ctx, candidates, viewer).await?;
+        Ok::<_, async_graphql::Error>(found.ok_or(AppError::NotFound { what })?)
+    };
+    nullable(ctx, found.await).unwrap_or_default()
+}
+
+/// One row by its id alone.
+async fn node(ctx: &Context<'_>, id: &str) -> Value {
+    let found = async {
+        let found = first(ctx, entries_of_id(id), viewer(ctx)?).await?;
+        Ok::<_, async_graphql::Error>(found.ok_or(AppError::NotFound { what: "node" })?)
+    };
+    nullable(ctx, found.await).unwrap_or_default()
+}
+
+async fn nodes(ctx: &Context<'_>) -> ServerResult<Value> {
+    let (_, ids) = ctx.param_value::<Vec<ID>>("ids", None)?;
+    if ids.len() > usize::from(MOST) {
+        let refused = AppError::Invalid {
+            field: "ids",
+            reason: format!("{MOST} ids at most"),
+        };
+        return located(ctx, Err(refused.into()));
+    }
+    let viewer = located(ctx, viewer(ctx))?;
+    let mut each = Vec::with_capacity(ids.len());
+    for id in &ids {
+        let found = first(ctx, entries_of_id(id), viewer).await;
+        each.push(located(ctx, found)?.unwrap_or_default());
+    }
+    Ok(Value::List(each))
+}
+
+/// The first of the candidates that the viewer reaches, as far as it is selected.
+async fn first(
+    ctx: &Context<'_>,
+    candidates: impl Iterator<Item = (&'static Entry, Uuid)>,
+    viewer: Viewer,
+) -> async_graphql::Result<Option<Value>> {
+    let db = services(ctx).store.db();
+    for (entry, id) in candidates {
+        let (noun, ids) = ((entry.noun)(), [Cell::Uuid(id)]);
+        let selection = [&ctx.item.node.selection_set.node];
+        let mut columns = Columns::default();
+        let shape = Shape::compile(&ctx.query_env.fragments, noun, 0, selection, &mut columns);
+        if let Some(shape) = shape.filter(|_| stands_alone(ctx)) {
+            let found = by_ids(db, viewer, noun, &ids, &columns).await?;
+            if let Some(cells) = found.first() {
+                let mut text = String::new();
+                shape.write(&mut text, cells);
+                return Ok(Some(raw(text)));
+            }
+        } else {
+            let found = by_ids(db, viewer, noun, &ids, &record_columns(noun)).await?;
+            if let Some(cells) = found.into_iter().next() {
+                let resolved = (entry.resolve_one)(ctx, cells).await;
+                return resolved.map(Some).map_err(|error| async_graphql::Error {
+                    message: error.message,
+                    source: error.source,
+                    extensions: error.extensions,
+                });
+            }
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,18 @@
+//! The generic layer under every list of the schema.
+//!
+//! An entity is declared once ([`noun`]), beside its noun's file; from that come its object type ([`row`]), its filter and its
+//! orders ([`filter`], [`order`]), its connection ([`connection`]), its aggregates ([`aggregate`]), and its fields at the top
+//! ([`lists`]). A selection of declared fields is compiled ([`select`]) into one statement ([`statement`], [`read`]) whose
+//! rows are written out as text; any other goes through resolvers to the same answer.
+
+pub mod aggregate;
+pub mod cell;
+pub mod connection;
+pub mod filter;
+pub mod lists;
+pub mod noun;
+pub mod order;
+pub mod read;
+pub mod row;
+pub mod select;
+pub mod statement;

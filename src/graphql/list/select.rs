@@ -1,0 +1,256 @@
+//! From a selection set to what has to be read and how it is written: the columns, the joins, and the shape of the answer.
+//!
+//! Only what is declared can be compiled. A selection with anything else goes the way of resolvers.
+
+use std::collections::HashMap;
+
+use async_graphql::{
+    Name, Positioned,
+    parser::types::{Field as Selected, FragmentDefinition, Selection, SelectionSet},
+};
+
+use super::{
+    cell::{self, Cell, Storage},
+    noun::{Field, Kind, Link, Noun},
+};
+
+pub type Fragments = HashMap<Name, Positioned<FragmentDefinition>>;
+
+/// The selections of an object, those with the same response key together (the GraphQL specification, 6.3.2,
+/// `CollectFields`).
+pub type Collected<'a> = Vec<(&'a str, Vec<&'a Selected>)>;
+
+/// Collects the fields that apply to the type `name`; `None` when a fragment is missing.
+pub fn collect<'a>(
+    fragments: &'a Fragments,
+    name: &str,
+    sets: impl IntoIterator<Item = &'a SelectionSet>,
+) -> Option<Collected<'a>> {
+    let mut collected = Collected::new();
+    for set in sets {
+        add(fragments, name, set, &mut collected)?;
+    }
+    Some(collected)
+}
+
+fn add<'a>(
+    fragments: &'a Fragments,
+    name: &str,
+    set: &'a SelectionSet,
+    collected: &mut Collected<'a>,
+) -> Option<()> {
+    let applies = |condition: &str| condition == name || condition == "Node";
+    for selection in &set.items {
+        match &selection.node {
+            Selection::Field(field) => {
+                let key = field.node.response_key().node.as_str();
+                match collected.iter_mut().find(|(known, _)| *known == key) {
+                    Some((_, fields)) => fields.push(&field.node),
+                    None => collected.push((key, vec![&field.node])),
+                }
+            }
+            Selection::InlineFragment(fragment) => {
+                let condition = fragment.node.type_condition.as_ref();
+                if condition.is_none_or(|condition| applies(&condition.node.on.node)) {
+                    add(
+                        fragments,
+                        name,
+                        &fragment.node.selection_set.node,
+                        collected,
+                    )?;
+                }
+            }
+            Selection::FragmentSpread(spread) => {
+                let fragment = &fragments.get(&spread.node.fragment_name.node)?.node;
+                if applies(&fragment.type_condition.node.on.node) {
+                    add(fragments, name, &fragment.selection_set.node, collected)?;
+                }
+            }
+        }
+    }
+    Some(())
+}
+
+/// The sets below fields of the same key.
+pub fn sets<'a>(fields: &[&'a Selected]) -> impl Iterator<Item = &'a SelectionSet> + use<'a> {
+    let sets: Vec<_> = fields
+        .iter()
+        .map(|field| &field.selection_set.node)
+        .collect();
+    sets.into_iter()
+}
+
+/// A response key as it stands in the text: quoted, with its colon.
+pub fn key_text(key: &str) -> Box<str> {
+    format!("\"{key}\":").into()
+}
+
+/// What a statement reads: columns of the list's rows and of rows they point at.
+#[derive(Default)]
+pub struct Columns {
+    /// The joined rows, each by a link of the list's rows (0) or of an earlier join (its place + 1).
+    pub joins: Vec<(usize, &'static Link)>,
+    /// The row (0 for the list's own, a join's place + 1) and the column.
+    pub columns: Vec<(usize, &'static str, Storage)>,
+    /// Fields that only administrators see, by the places of their columns.
+    pub guarded: Vec<usize>,
+}
+
+impl Columns {
+    /// Reads the column; its place.
+    pub fn read(&mut self, row: usize, column: &'static str, storage: Storage) -> usize {
+        self.columns.push((row, column, storage));
+        self.columns.len() - 1
+    }
+
+    fn join(&mut self, row: usize, link: &'static Link) -> usize {
+        let known = self
+            .joins
+            .iter()
+            .position(|(from, known)| *from == row && known.name == link.name);
+        known.map_or_else(
+            || {
+                self.joins.push((row, link));
+                self.joins.len()
+            },
+            |at| at + 1,
+        )
+    }
+}
+
+/// How an object is written from a row.
+pub struct Shape(Vec<(Box<str>, What)>);
+
+enum What {
+    Typename(&'static str),
+    Field(&'static Field, usize),
+    /// A part of what a function makes.
+    Picked(&'static Field, usize, Vec<Pick>),
+    /// The row a link points at, and the place of its id, which is null when there is none.
+    Link(Shape, usize),
+}
+
+/// A selected part of a value.
+struct Pick {
+    key: Box<str>,
+    name: Name,
+    below: Vec<Pick>,
+}
+
+impl Shape {
+    /// Compiles the selections of a `noun`; `None` when one of them is not declared.
+    pub fn compile<'a>(
+        fragments: &'a Fragments,
+        noun: &'static Noun,
+        row: usize,
+        selections: impl IntoIterator<Item = &'a SelectionSet>,
+        columns: &mut Columns,
+    ) -> Option<Self> {
+        let mut items = Vec::new();
+        for (key, fields) in collect(fragments, noun.name, selections)? {
+            let first = fields.first()?;
+            let name = first.name.node.as_str();
+            let what = if name == "__typename" {
+                What::Typename(noun.name)
+            } else if let Some(field) = noun.field(name) {
+                let mut places = field
+                    .columns
+                    .iter()
+                    .map(|(column, storage)| columns.read(row, column, *storage))
+                    .collect::<Vec<_>>();
+                if field.audience != super::noun::Audience::Everyone {
+                    columns.guarded.extend(&places);
+                }
+                let at = places.drain(..).next()?;
+                let picks = picks(fragments, &fields)?;
+                if picks.is_empty() || !matches!(field.kind, Kind::Made(_)) {
+                    What::Field(field, at)
+                } else {
+                    What::Picked(field, at, picks)
+                }
+            } else {
+                let link = noun.link(name)?;
+                let there = columns.join(row, link);
+                let at = columns.read(there, "id", Storage::Uuid);
+                let shape = Self::compile(fragments, (link.noun)(), there, sets(&fields), columns)?;
+                What::Link(shape, at)
+            };
+            items.push((key_text(key), what));
+        }
+        Some(Self(items))
+    }
+
+    /// Writes the object of a row.
+    pub fn write(&self, out: &mut String, cells: &[Cell]) {
+        out.push('{');
+        for (index, (key, what)) in self.0.iter().enumerate() {
+            if index > 0 {
+                out.push(',');
+            }
+            out.push_str(key);
+            match what {
+                What::Typename(name) => cell::write_text(out, name),
+                What::Field(field, at) => cell::write(out, field, &cells[*at..]),
+                What::Picked(field, at, picks) => {
+                    write_picked(out, &cell::value(field, &cells[*at..]), picks);
+                }
+                What::Link(_, at) if cells[*at] == Cell::Null => out.push_str("null"),
+                What::Link(shape, _) => shape.write(out, cells),
+            }
+        }
+        out.push('}');
+    }
+}
+
+fn picks(fragments: &Fragments, fields: &[&Selected]) -> Option<Vec<Pick>> {
+    // The type of a made value has a name the selection need not know: its parts are plain objects.
+    let conditions = fields
+        .iter()
+        .flat_map(|field| &field.selection_set.node.items);
+    if conditions
+        .clone()
+        .any(|item| !matches!(item.node, Selection::Field(_)))
+    {
+        return None;
+    }
+    let collected = collect(fragments, "", sets(fields))?;
+    let pick = |(key, fields): (&str, Vec<&Selected>)| {
+        let name = fields.first()?.name.node.clone();
+        (name.as_str() != "__typename").then_some(())?;
+        Some(Pick {
+            key: key_text(key),
+            name,
+            below: picks(fragments, &fields)?,
+        })
+    };
+    collected.into_iter().map(pick).collect()
+}
+
+fn write_picked(out: &mut String, value: &async_graphql::Value, picks: &[Pick]) {
+    use async_graphql::Value;
+    match value {
+        Value::List(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                write_picked(out, item, picks);
+            }
+            out.push(']');
+        }
+        Value::Object(object) if !picks.is_empty() => {
+            out.push('{');
+            for (index, pick) in picks.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                out.push_str(&pick.key);
+                let part = object.get(&pick.name).unwrap_or(&Value::Null);
+                write_picked(out, part, &pick.below);
+            }
+            out.push('}');
+        }
+        value => cell::write_value(out, value),
+    }
+}

@@ -1,0 +1,119 @@
+//! The text of a list's statement, with its parameters, for both databases.
+//!
+//! Names come from the declarations and values are always parameters, so nothing a client sends becomes text.
+
+use sea_orm::{DatabaseConnection, DbBackend, Statement, Value};
+
+use super::{
+    cell::{Cell, Storage},
+    noun::Noun,
+};
+use crate::domain::policy::{Action, Scope, Viewer, scope};
+
+pub struct Sql {
+    pub text: String,
+    values: Vec<Value>,
+    backend: DbBackend,
+    viewer: Viewer,
+    names: usize,
+}
+
+impl Sql {
+    pub fn new(db: &DatabaseConnection, viewer: Viewer) -> Self {
+        Self {
+            text: String::with_capacity(512),
+            values: Vec::new(),
+            backend: db.get_database_backend(),
+            viewer,
+            names: 0,
+        }
+    }
+
+    pub const fn viewer(&self) -> Viewer {
+        self.viewer
+    }
+
+    pub const fn is_postgres(&self) -> bool {
+        matches!(self.backend, DbBackend::Postgres)
+    }
+
+    pub fn push(&mut self, parts: &[&str]) {
+        for part in parts {
+            self.text.push_str(part);
+        }
+    }
+
+    /// Adds a parameter; its name.
+    pub fn put(&mut self, value: impl Into<Value>) -> String {
+        self.values.push(value.into());
+        format!("${}", self.values.len())
+    }
+
+    /// A name for one more table.
+    pub fn name(&mut self) -> String {
+        self.names += 1;
+        format!("x{}", self.names)
+    }
+
+    /// Writes the condition that the viewer reaches the row.
+    pub fn scope(&mut self, noun: &Noun, row: &str) {
+        match (scope(self.viewer, Action::Read, noun.resource), noun.owner) {
+            (Scope::Everything, _) => self.text.push_str("TRUE"),
+            (Scope::OwnedBy(user), Some(owner)) => {
+                let user = self.put(user.uuid());
+                self.push(&[row, ".", owner, " = ", &user]);
+            }
+            (Scope::OwnedBy(_), None) | (Scope::Nothing, _) => self.text.push_str("FALSE"),
+        }
+    }
+
+    pub fn compare(&mut self, column: &str, operator: &str, value: &Cell) {
+        let value = self.put(value.parameter());
+        self.push(&["(", column, " ", operator, " ", &value, ")"]);
+    }
+
+    pub fn among(&mut self, column: &str, is_not: bool, values: &[Cell], storage: Storage) {
+        if values.is_empty() {
+            self.text.push_str(if is_not { "TRUE" } else { "FALSE" });
+        } else if let (true, Some(array)) = (self.is_postgres(), array(values, storage)) {
+            // One statement for any number of them.
+            let array = self.put(array);
+            let (operator, quantifier) = if is_not { ("<>", "ALL") } else { ("=", "ANY") };
+            self.push(&[
+                "(", column, " ", operator, " ", quantifier, " (", &array, "))",
+            ]);
+        } else {
+            self.push(&["(", column, if is_not { " NOT IN (" } else { " IN (" }]);
+            for (index, value) in values.iter().enumerate() {
+                let value = self.put(value.parameter());
+                self.push(&[if index == 0 { "" } else { ", " }, &value]);
+            }
+            self.text.push_str("))");
+        }
+    }
+
+    pub fn finish(self) -> Statement {
+        Statement::from_sql_and_values(self.backend, self.text, self.values)
+    }
+}
+
+fn array(values: &[Cell], storage: Storage) -> Option<Value> {
+    macro_rules! of {
+        ($cell:ident) => {
+            values
+                .iter()
+                .map(|value| match value {
+                    Cell::$cell(value) => Some(value.clone()),
+                    _ => None,
+                })
+                .collect::<Option<Vec<_>>>()
+                .map(Value::from)
+        };
+    }
+    match storage {
+        Storage::Uuid => of!(Uuid),
+        Storage::Text => of!(Text),
+        Storage::Small | Storage::Int | Storage::Big => of!(Int),
+        Storage::Bool | Storage::Time | Storage::Json => None,
+    }
+}
