@@ -17,15 +17,15 @@ use std::{sync::Arc, time::Duration};
 
 use async_graphql::{
     Context, Data, Executor, MergedObject, MergedSubscription, Request, Response, SDLExportOptions,
-    Schema, ServerError,
-    dataloader::DataLoader,
-    parser::types::{ExecutableDocument, OperationType},
+    Schema, ServerError, dataloader::DataLoader, parser::types::OperationType,
 };
 use futures_util::{
     StreamExt as _,
     stream::{self, BoxStream},
 };
-use operations::Operations;
+use operations::{Known, Operations};
+
+use sea_orm::DatabaseConnection;
 
 use crate::{
     domain::{Id, id::Identified, policy::Viewer},
@@ -72,6 +72,7 @@ pub struct Requester {
 #[derive(Clone)]
 pub struct Api {
     schema: ApiSchema,
+    db: DatabaseConnection,
     operations: Arc<Operations>,
     longest: Duration,
 }
@@ -87,9 +88,8 @@ pub struct Offer {
 
 impl Api {
     pub fn new(services: Services, bus: Arc<dyn EventBus>, offer: Offer) -> Self {
-        let links = list::row::Links {
-            db: services.store.db().clone(),
-        };
+        let db = services.store.db().clone();
+        let links = list::row::Links { db: db.clone() };
         let links = DataLoader::new(links, tokio::spawn);
         let mut schema = builder().data(services).data(bus).data(links);
         if !offer.introspection {
@@ -98,6 +98,7 @@ impl Api {
         }
         Self {
             schema: schema.finish(),
+            db,
             operations: Arc::new(offer.operations),
             longest: offer.longest,
         }
@@ -109,7 +110,7 @@ impl Api {
     }
 
     /// The same as it was read.
-    pub fn operation_document(&self, name: &str) -> Option<Arc<ExecutableDocument>> {
+    pub fn operation_document(&self, name: &str) -> Option<Arc<Known>> {
         self.operations.document(self.operation(name)?).ok()
     }
 
@@ -120,34 +121,55 @@ impl Api {
         let shown = |error: AppError| refused(error::Coded(&error).into());
         self.operations.resolve(&mut request).map_err(shown)?;
         let document = self.operations.document(&request.query).map_err(refused)?;
-        let chosen = limits::chosen(&document, request.operation_name.as_deref());
+        let chosen = limits::chosen(&document.document, request.operation_name.as_deref());
         if let Some(operation) = chosen {
             limits::check_variables(operation, &request.variables).map_err(shown)?;
         }
         let kind = chosen.map(|operation| operation.ty);
-        request.set_parsed_query(Arc::unwrap_or_clone(document));
-        Ok(Prepared { request, kind })
+        Ok(Prepared {
+            request,
+            kind,
+            document,
+            viewer: None,
+        })
+    }
+
+    /// The answer to a query or a mutation, as a text where it can be written at once.
+    pub async fn answer(&self, prepared: Prepared) -> Answer {
+        if let (Some(ready), Some(viewer)) = (prepared.document.ready(), prepared.viewer) {
+            let answer = ready.answer(&self.db, viewer, &prepared.request.variables);
+            if let Ok(Some(text)) = tokio::time::timeout(self.longest, answer).await {
+                return Answer::Text(text);
+            }
+        }
+        Answer::Response(Box::new(self.run(prepared).await))
     }
 
     /// The answer to a query or a mutation.
-    pub async fn run(&self, Prepared { request, .. }: Prepared) -> Response {
-        let answer = tokio::time::timeout(self.longest, self.schema.execute(request)).await;
-        error::with_codes(answer.unwrap_or_else(|_| {
+    pub async fn run(&self, prepared: Prepared) -> Response {
+        let document = Arc::clone(&prepared.document);
+        let answer = self.schema.execute(prepared.into_request());
+        let answer = tokio::time::timeout(self.longest, answer).await;
+        let answer = answer.unwrap_or_else(|_| {
             let late = AppError::Unavailable {
                 what: "an answer in time",
             };
             Response::from_errors(vec![ServerError::from(error::Coded(&late))])
-        }))
+        });
+        if answer.errors.is_empty() {
+            document.is_valid(COMPLEXITY);
+        }
+        error::with_codes(answer)
     }
 
     /// The answers to any operation: one, or as many as a subscription has.
     pub fn follow(
         &self,
-        Prepared { request, .. }: Prepared,
+        prepared: Prepared,
         session_data: Arc<Data>,
     ) -> BoxStream<'static, Response> {
         self.schema
-            .execute_stream_with_session_data(request, session_data)
+            .execute_stream_with_session_data(prepared.into_request(), session_data)
             .map(error::with_codes)
             .boxed()
     }
@@ -158,14 +180,30 @@ pub struct Prepared {
     request: Request,
     /// What it executes; `None` when it names no operation of its document.
     pub kind: Option<OperationType>,
+    document: Arc<Known>,
+    viewer: Option<Viewer>,
+}
+
+/// An answer to a query or a mutation.
+pub enum Answer {
+    /// The whole of it, without errors.
+    Text(String),
+    Response(Box<Response>),
 }
 
 impl Prepared {
     /// Adds what its resolvers see of the requester.
     #[must_use]
     pub fn by(mut self, requester: Requester) -> Self {
+        self.viewer = requester.viewer.as_ref().ok().copied();
         self.request = self.request.data(requester);
         self
+    }
+
+    fn into_request(self) -> Request {
+        let mut request = self.request;
+        request.set_parsed_query(self.document.document.clone());
+        request
     }
 }
 

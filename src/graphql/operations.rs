@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     num::NonZeroUsize,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use async_graphql::{
@@ -17,12 +17,31 @@ use async_graphql::{
 use lru::LruCache;
 use sha2::{Digest as _, Sha256};
 
-use super::{error::Coded, limits};
+use super::{error::Coded, limits, list::ready::Ready};
 use crate::{domain::keyring::hex, error::AppError};
 
 /// Texts from clients that are kept, and the longest of them, in bytes.
 const LEARNED: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
 const LONGEST: usize = 32 * 1024;
+
+/// A document that was read, and what has become known of it.
+pub struct Known {
+    pub document: ExecutableDocument,
+    /// How it is answered without the executor, found out when the executor has found it valid.
+    ready: OnceLock<Option<Ready>>,
+}
+
+impl Known {
+    /// Notes that the executor took it.
+    pub fn is_valid(&self, cost: usize) {
+        self.ready
+            .get_or_init(|| Ready::compile(&self.document, cost));
+    }
+
+    pub fn ready(&self) -> Option<&Ready> {
+        self.ready.get()?.as_ref()
+    }
+}
 
 /// The operations of a process.
 pub struct Operations {
@@ -30,7 +49,7 @@ pub struct Operations {
     known: HashMap<String, Arc<str>>,
     is_closed: bool,
     learned: Mutex<LruCache<String, Arc<str>>>,
-    documents: Mutex<LruCache<String, Arc<ExecutableDocument>>>,
+    documents: Mutex<LruCache<String, Arc<Known>>>,
 }
 
 impl Default for Operations {
@@ -128,12 +147,16 @@ impl Operations {
     }
 
     /// The document of a text, within the limits.
-    pub fn document(&self, text: &str) -> Result<Arc<ExecutableDocument>, ServerError> {
+    pub fn document(&self, text: &str) -> Result<Arc<Known>, ServerError> {
         if let Some(document) = lock(&self.documents).get(text) {
             return Ok(Arc::clone(document));
         }
-        let document = Arc::new(parse_query(text)?);
+        let document = parse_query(text)?;
         limits::check(&document).map_err(|error| ServerError::from(Coded(&error)))?;
+        let document = Arc::new(Known {
+            document,
+            ready: OnceLock::new(),
+        });
         if text.len() <= LONGEST {
             lock(&self.documents).put(text.to_owned(), Arc::clone(&document));
         }

@@ -13,6 +13,7 @@ pub mod lists;
 pub mod noun;
 pub mod order;
 pub mod read;
+pub mod ready;
 pub mod row;
 pub mod select;
 pub mod statement;

@@ -346,16 +346,25 @@ pub fn parse(noun: &'static Noun, value: &Value) -> Result<Key, String> {
         .find(|field| field.order.is_some() && field.constant() == asked)
         .ok_or_else(|| format!("nothing is ordered by {asked}"))?;
     let (column, storage) = field.order.unwrap_or(field.columns[0]);
-    let is_desc = name("direction") == Some("DESC");
+    let known = ["field", "direction", "nulls"];
+    if let Some(other) = object.keys().find(|key| !known.contains(&key.as_str())) {
+        return Err(format!("an order has no {other}"));
+    }
+    let is_desc = match (object.get("direction"), name("direction")) {
+        (None, _) | (_, Some("ASC")) => false,
+        (_, Some("DESC")) => true,
+        _ => return Err("the direction is ASC or DESC".to_owned()),
+    };
     Ok(Key {
         column,
         storage,
         is_nullable: field.is_nullable && column == field.column(),
         is_desc,
-        nulls_first: match name("nulls") {
-            Some("FIRST") => true,
-            Some("LAST") => false,
-            _ => is_desc,
+        nulls_first: match (object.get("nulls"), name("nulls")) {
+            (_, Some("FIRST")) => true,
+            (_, Some("LAST")) => false,
+            (None | Some(Value::Null), _) => is_desc,
+            _ => return Err("nulls stand FIRST or LAST".to_owned()),
         },
         audience: field.audience,
     })

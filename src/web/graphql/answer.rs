@@ -139,16 +139,25 @@ pub fn write_all(form: Form, answers: &[Answer]) -> Response {
     write_text(form, StatusCode::OK, &texts)
 }
 
-fn write_text(form: Form, status: StatusCode, text: &impl Serialize) -> Response {
+/// Writes an answer that is a text already.
+pub fn write_ready(form: Form, text: String) -> Response {
+    write_body(form, StatusCode::OK, text.into_bytes())
+}
+
+fn write_body(form: Form, status: StatusCode, body: Vec<u8>) -> Response {
     let kind = match form {
         Form::GraphqlResponse => "application/graphql-response+json; charset=utf-8",
         Form::Json | Form::Events => "application/json; charset=utf-8",
     };
+    Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, kind)
+        .body(body)
+}
+
+fn write_text(form: Form, status: StatusCode, text: &impl Serialize) -> Response {
     match serde_json::to_vec(text) {
-        Ok(body) => Response::builder()
-            .status(status)
-            .header(header::CONTENT_TYPE, kind)
-            .body(body),
+        Ok(body) => write_body(form, status, body),
         Err(error) => {
             tracing::error!(%error, "an answer could not be written");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()

@@ -22,7 +22,7 @@ use poem::{
 use super::{Web, socket};
 use crate::{
     error::AppError,
-    graphql::{Prepared, Requester, limits},
+    graphql::{Answer, Prepared, Requester, limits},
     store::sessions::Origin,
 };
 
@@ -120,7 +120,7 @@ pub async fn rest(
         let document = web.api.operation_document(&name);
         let operation = document
             .as_ref()
-            .and_then(|document| limits::chosen(document, None));
+            .and_then(|known| limits::chosen(&known.document, None));
         let Some(operation) = operation else {
             // It is refused with the reason, as anywhere.
             let asked = async_graphql::Request::new(text);
@@ -189,7 +189,10 @@ async fn one(
     if form == Form::Events {
         events(web, prepared, until)
     } else {
-        answer::write(form, &web.api.run(prepared).await)
+        match web.api.answer(prepared).await {
+            Answer::Text(text) => answer::write_ready(form, text),
+            Answer::Response(answer) => answer::write(form, &answer),
+        }
     }
 }
 

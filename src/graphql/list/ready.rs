@@ -1,0 +1,136 @@
+//! Whole operations that are nothing but lists: once the executor has found such a document to be valid, its answers are
+//! written from their rows alone.
+//!
+//! What is checked by the executor of a document is checked once; what depends on the variables is checked here, every
+//! time. Whatever is refused here goes the executor's way, which says why.
+
+use async_graphql::{
+    Name, Variables,
+    parser::types::{
+        DocumentOperations, ExecutableDocument, Field, OperationType, Selection, SelectionSet,
+        VariableDefinition,
+    },
+};
+use futures_util::future::try_join_all;
+use sea_orm::DatabaseConnection;
+
+use super::{
+    connection::Compiled,
+    lists::{entry_of_list, page_text},
+    noun::Noun,
+    read::{Asked, MOST},
+    select::{collect, key_text, sets},
+};
+use crate::domain::policy::Viewer;
+
+/// An operation that can be answered without the executor.
+pub struct Ready {
+    roots: Vec<Root>,
+    variables: Vec<VariableDefinition>,
+}
+
+struct Root {
+    key: Box<str>,
+    noun: &'static Noun,
+    compiled: Compiled,
+    field: Field,
+}
+
+impl Ready {
+    /// Compiles a document's only operation; `None` when it has anything but lists, or could cost more than `cost`.
+    pub fn compile(document: &ExecutableDocument, cost: usize) -> Option<Self> {
+        let DocumentOperations::Single(operation) = &document.operations else {
+            return None;
+        };
+        let operation = &operation.node;
+        let mut all = document.fragments.values().map(|fragment| &fragment.node);
+        let top = &operation.selection_set.node;
+        if operation.ty != OperationType::Query
+            || !operation.directives.is_empty()
+            || has_directives(top)
+            || all.any(|fragment| has_directives(&fragment.selection_set.node))
+        {
+            return None;
+        }
+        let mut roots = Vec::new();
+        for (key, fields) in collect(&document.fragments, "Query", [top])? {
+            let first = fields.first()?;
+            let noun = (entry_of_list(first.name.node.as_str())?.noun)();
+            let compiled = Compiled::compile(&document.fragments, noun, sets(&fields))?;
+            roots.push(Root {
+                key: key_text(key),
+                noun,
+                compiled,
+                field: (*first).clone(),
+            });
+        }
+        let cells = roots
+            .iter()
+            .map(|root| root.compiled.columns.columns.len() + 4);
+        if cells.sum::<usize>() * usize::from(MOST) > cost {
+            return None;
+        }
+        let variables = operation.variable_definitions.iter();
+        Some(Self {
+            roots,
+            variables: variables.map(|variable| variable.node.clone()).collect(),
+        })
+    }
+
+    /// The answer; `None` when anything is not as it should be.
+    pub async fn answer(
+        &self,
+        db: &DatabaseConnection,
+        viewer: Viewer,
+        variables: &Variables,
+    ) -> Option<String> {
+        let value_of = |name: Name| {
+            let given = variables.get(&name).cloned();
+            given.or_else(|| {
+                let definition = self
+                    .variables
+                    .iter()
+                    .find(|definition| definition.name.node == name)?;
+                let default = definition.default_value.as_ref()?;
+                Some(default.node.clone())
+            })
+        };
+        let each = self.roots.iter().map(|root| {
+            let mut asked = Asked::default();
+            for (name, value) in &root.field.arguments {
+                let value = value
+                    .node
+                    .clone()
+                    .into_const_with(|name| Ok::<_, ()>(value_of(name).unwrap_or_default()));
+                asked.read(root.noun, &name.node, value.ok()?).ok()?;
+            }
+            Some(page_text(db, root.noun, &root.compiled, asked, viewer))
+        });
+        let pages = try_join_all(each.collect::<Option<Vec<_>>>()?).await.ok()?;
+        let size: usize = pages.iter().map(|page| page.len() + 32).sum();
+        let mut text = String::with_capacity(size + 16);
+        text.push_str("{\"data\":{");
+        for (index, (root, page)) in self.roots.iter().zip(pages).enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            text.push_str(&root.key);
+            text.push_str(&page);
+        }
+        text.push_str("}}");
+        Some(text)
+    }
+}
+
+fn has_directives(set: &SelectionSet) -> bool {
+    set.items.iter().any(|selection| match &selection.node {
+        Selection::Field(field) => {
+            !field.node.directives.is_empty() || has_directives(&field.node.selection_set.node)
+        }
+        Selection::InlineFragment(fragment) => {
+            !fragment.node.directives.is_empty()
+                || has_directives(&fragment.node.selection_set.node)
+        }
+        Selection::FragmentSpread(spread) => !spread.node.directives.is_empty(),
+    })
+}
