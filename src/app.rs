@@ -201,6 +201,7 @@ impl App {
             operations,
             introspection: settings.introspection,
             longest: settings.request,
+            stop: app.intake.clone(),
         };
         let web = |api| Web {
             api,

@@ -11,6 +11,7 @@ mod architecture;
 mod chaos;
 mod containers;
 mod docker;
+mod lists;
 mod live;
 mod operators;
 mod processes;

@@ -12,6 +12,8 @@ mod m20261124_000003_tasks;
 mod m20261124_000004_containers;
 mod m20261124_000005_engine;
 mod m20261124_000006_lighter_tasks;
+mod m20261124_000007_lists;
+mod statements;
 
 #[derive(Debug)]
 pub struct Migrator;
@@ -26,6 +28,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000004_containers::Migration),
             Box::new(m20261124_000005_engine::Migration),
             Box::new(m20261124_000006_lighter_tasks::Migration),
+            Box::new(m20261124_000007_lists::Migration),
         ]
     }
 }

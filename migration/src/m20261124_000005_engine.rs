@@ -2,6 +2,8 @@
 
 use sea_orm_migration::{prelude::*, schema::*, sea_orm::DbBackend};
 
+use crate::statements::run;
+
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 
@@ -72,16 +74,6 @@ const INDEXES: [(&str, &str); 12] = [
         "ON task (unique_key) WHERE unique_key IS NOT NULL AND state IN ('queued', 'running', 'waiting')",
     ),
 ];
-
-async fn run(manager: &SchemaManager<'_>, statements: &[String]) -> Result<(), DbErr> {
-    for statement in statements {
-        manager
-            .get_connection()
-            .execute_unprepared(statement)
-            .await?;
-    }
-    Ok(())
-}
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {

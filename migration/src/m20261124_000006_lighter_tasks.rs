@@ -3,6 +3,8 @@
 
 use sea_orm_migration::{prelude::*, schema::*, sea_orm::DbBackend};
 
+use crate::statements::run;
+
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 
@@ -25,16 +27,6 @@ async fn rebuild(manager: &SchemaManager<'_>, message: ColumnDef, cast: &str) ->
         "INSERT INTO outbox SELECT id, CAST(message AS {cast}), created_at FROM outbox_before"
     );
     run(manager, &[&copy, "DROP TABLE outbox_before"]).await
-}
-
-async fn run(manager: &SchemaManager<'_>, statements: &[&str]) -> Result<(), DbErr> {
-    for statement in statements {
-        manager
-            .get_connection()
-            .execute_unprepared(statement)
-            .await?;
-    }
-    Ok(())
 }
 
 #[async_trait::async_trait]

@@ -26,11 +26,12 @@ use futures_util::{
 use operations::{Known, Operations};
 
 use sea_orm::DatabaseConnection;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{Id, id::Identified, policy::Viewer},
     error::AppError,
-    live::EventBus,
+    live::{EventBus, Router},
     services::Services,
     store::sessions::Origin,
 };
@@ -51,7 +52,11 @@ pub struct Mutation(
 
 /// Everything that can be watched.
 #[derive(MergedSubscription, Default)]
-pub struct Subscription(container::ContainerSubscription, task::TaskSubscription);
+pub struct Subscription(
+    list::live::LiveLists,
+    container::ContainerSubscription,
+    task::TaskSubscription,
+);
 
 type ApiSchema = Schema<Query, Mutation, Subscription>;
 
@@ -84,6 +89,8 @@ pub struct Offer {
     pub introspection: bool,
     /// Bounds a query or a mutation; a subscription has no end.
     pub longest: Duration,
+    /// When the server stops.
+    pub stop: CancellationToken,
 }
 
 impl Api {
@@ -91,7 +98,8 @@ impl Api {
         let db = services.store.db().clone();
         let links = list::row::Links { db: db.clone() };
         let links = DataLoader::new(links, tokio::spawn);
-        let mut schema = builder().data(services).data(bus).data(links);
+        let router = Router::start(&*bus, offer.stop);
+        let mut schema = builder().data(services).data(bus).data(links).data(router);
         if !offer.introspection {
             // A suggestion gives a part of the schema away.
             schema = schema.disable_introspection().disable_suggestions();

@@ -2,11 +2,13 @@
 
 mod memory;
 mod redis;
+mod router;
 mod watch;
 
 use async_trait::async_trait;
 pub use memory::MemoryBus;
 pub use redis::RedisBus;
+pub use router::{Interest, Router, Watcher};
 use tokio::sync::broadcast;
 pub use watch::{Seen, watch};
 

@@ -99,7 +99,8 @@ fn entries_of_id(id: &str) -> impl Iterator<Item = (&'static Entry, Uuid)> {
     })
 }
 
-fn parse_id(noun: &'static Noun, text: &str) -> Option<Uuid> {
+/// Reads an id of the noun's rows.
+pub fn parse_id(noun: &'static Noun, text: &str) -> Option<Uuid> {
     let Kind::Id(prefix) = noun.fields.first()?.kind else {
         return None;
     };
@@ -174,7 +175,7 @@ impl Entry {
 }
 
 /// A list costs what one of its rows costs, times the rows asked for.
-fn list_cost(
+pub fn list_cost(
     ctx: &VisitorContext<'_>,
     variables: &[Positioned<VariableDefinition>],
     field: &Selected,
@@ -247,7 +248,9 @@ impl ContainerType for Lists {
         match name {
             "node" => {
                 let (_, id) = ctx.param_value::<ID>("id", None)?;
-                return Ok(Some(node(ctx, &id).await));
+                return Ok(Some(
+                    nullable(ctx, node(ctx, &id).await).unwrap_or_default(),
+                ));
             }
             "nodes" => return nodes(ctx).await.map(Some),
             _ => {}
@@ -338,7 +341,8 @@ fn raw(text: String) -> Value {
         .unwrap_or_default()
 }
 
-async fn list(ctx: &Context<'_>, entry: &Entry) -> ServerResult<Value> {
+/// A page of a list.
+pub async fn list(ctx: &Context<'_>, entry: &Entry) -> ServerResult<Value> {
     let noun = (entry.noun)();
     let viewer = located(ctx, viewer(ctx))?;
     let asked = arguments(ctx, noun)?;
@@ -417,12 +421,9 @@ async fn one(ctx: &Context<'_>, entry: &'static Entry, id: Option<Uuid>) -> Valu
 }
 
 /// One row by its id alone.
-async fn node(ctx: &Context<'_>, id: &str) -> Value {
-    let found = async {
-        let found = first(ctx, entries_of_id(id), viewer(ctx)?).await?;
-        Ok::<_, async_graphql::Error>(found.ok_or(AppError::NotFound { what: "node" })?)
-    };
-    nullable(ctx, found.await).unwrap_or_default()
+pub async fn node(ctx: &Context<'_>, id: &str) -> async_graphql::Result<Value> {
+    let found = first(ctx, entries_of_id(id), viewer(ctx)?).await?;
+    Ok(found.ok_or(AppError::NotFound { what: "node" })?)
 }
 
 async fn nodes(ctx: &Context<'_>) -> ServerResult<Value> {

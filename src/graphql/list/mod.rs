@@ -10,6 +10,7 @@ pub mod cell;
 pub mod connection;
 pub mod filter;
 pub mod lists;
+pub mod live;
 pub mod noun;
 pub mod order;
 pub mod read;

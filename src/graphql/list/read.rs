@@ -1,7 +1,7 @@
 //! Reading a part of a list: what was asked for, checked, and the one statement it is read by.
 
 use async_graphql::Value;
-use sea_orm::{ConnectionTrait as _, DatabaseConnection};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement};
 
 use super::{
     cell::{Cell, Storage},
@@ -142,12 +142,8 @@ impl Part {
         })
     }
 
-    /// Reads the columns of the part's rows.
-    pub async fn fetch(
-        &self,
-        db: &DatabaseConnection,
-        columns: &Columns,
-    ) -> Result<Rows, AppError> {
+    /// The one statement that reads the columns of the part's rows.
+    pub fn statement(&self, db: &DatabaseConnection, columns: &Columns) -> Statement {
         let order = if self.is_backward {
             self.order.reversed()
         } else {
@@ -171,7 +167,16 @@ impl Part {
         order.write(&mut sql, "t");
         // One more than asked for tells whether there is more.
         sql.push(&[" LIMIT ", &(u32::from(self.count) + 1).to_string()]);
-        let found = db.query_all_raw(sql.finish()).await?;
+        sql.finish()
+    }
+
+    /// Reads the columns of the part's rows.
+    pub async fn fetch(
+        &self,
+        db: &DatabaseConnection,
+        columns: &Columns,
+    ) -> Result<Rows, AppError> {
+        let found = db.query_all_raw(self.statement(db, columns)).await?;
         let has_more = found.len() > usize::from(self.count);
         let keys = self.order.0.iter().map(|key| key.storage);
         let mut rows = found

@@ -1,0 +1,5 @@
+//! The generic lists: the same answers from both databases, both ways of answering, and a plain model; and by an index.
+
+mod model;
+mod plans;
+mod property;

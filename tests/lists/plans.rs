@@ -1,0 +1,134 @@
+//! Every filter and order that lists offer and use is found by an index: a page of a million rows is read from few of them.
+
+use main_webserver::{
+    domain::{Id, policy::Viewer},
+    graphql::list::{
+        lists::entry_of_list,
+        read::{Asked, Part},
+        row::record_columns,
+    },
+};
+use sea_orm::{ConnectionTrait as _, Statement};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::harness::World;
+
+/// A page of 50 may read so many pages of 8 KiB: each of its rows from another one, and the way down to them.
+const MOST_BLOCKS: u64 = 250;
+
+/// A million containers of a thousand people, in time's order, in all the states of life.
+const CONTAINERS: &str = "INSERT INTO container (id, owner_id, app_id, region_id, state, version, dpi, ports, created_at, updated_at, running_at)
+    SELECT lpad(to_hex(1000000000 + n), 32, '0')::uuid, o.id, a.id, r.id,
+        (ARRAY['requested', 'creating', 'running', 'running', 'running', 'deleted', 'deleted', 'deleted', 'deleted', 'failed'])[1 + n / 7 % 10],
+        1, 96, '{}', now() - make_interval(secs => 2000000 - n), now() - make_interval(secs => n * 7919 % 2000000),
+        CASE WHEN n % 3 > 0 THEN now() - make_interval(secs => n * 104729 % 2000000) END
+    FROM generate_series(1, 1000000) AS n
+    JOIN (SELECT id, row_number() OVER (ORDER BY id) - 1 AS n FROM account WHERE email LIKE '%@plans') AS o ON o.n = n * 31 % 1000
+    JOIN (SELECT id, row_number() OVER (ORDER BY id) - 1 AS n FROM app) AS a ON a.n = n % (SELECT count(*) FROM app)
+    JOIN (SELECT id, row_number() OVER (ORDER BY id) - 1 AS n FROM region) AS r ON r.n = n % (SELECT count(*) FROM region)";
+
+const ACCOUNTS: &str = "INSERT INTO account (id, email, name, password_hash, role, disabled, version, created_at, updated_at)
+    SELECT gen_random_uuid(), 'p' || n || '@plans', 'p' || n, '', 'user', false, 1, now(), now() FROM generate_series(1, 1000) AS n";
+
+fn asked(list: &str, filter: Value, order: Value) -> Asked {
+    let noun = (entry_of_list(list).unwrap().noun)();
+    let mut asked = Asked::default();
+    let read = |json| async_graphql::Value::from_json(json).unwrap();
+    asked.read(noun, "first", read(50.into())).unwrap();
+    asked.read(noun, "filter", read(filter)).unwrap();
+    asked.read(noun, "orderBy", read(order)).unwrap();
+    asked
+}
+
+fn blocks(plan: &Value) -> u64 {
+    let of = |key: &str| plan["Plan"][key].as_u64().unwrap_or_default();
+    of("Shared Hit Blocks") + of("Shared Read Blocks")
+}
+
+fn nodes<'a>(plan: &'a Value, found: &mut Vec<&'a str>) {
+    found.push(plan["Node Type"].as_str().unwrap_or_default());
+    for below in plan["Plans"].as_array().into_iter().flatten() {
+        nodes(below, found);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_a_million_rows_is_read_by_an_index() {
+    if std::env::var_os("TEST_DATABASE_URL").is_none() {
+        // The plans of SQLite are not looked at; its tables are a single person's.
+        return;
+    }
+    let world = World::start().await;
+    let db = world.store().db().clone();
+    for sql in [ACCOUNTS, CONTAINERS, "ANALYZE container", "ANALYZE account"] {
+        db.execute_unprepared(sql).await.unwrap();
+    }
+    let owner = db.query_one_raw(Statement::from_string(
+        db.get_database_backend(),
+        "SELECT id FROM account WHERE email = 'p7@plans'",
+    ));
+    let owner: Uuid = owner.await.unwrap().unwrap().try_get("", "id").unwrap();
+    let session = Id::new(Uuid::nil());
+    let viewers = [
+        (
+            "owner",
+            Viewer::User {
+                id: Id::new(owner),
+                session,
+            },
+        ),
+        (
+            "admin",
+            Viewer::Admin {
+                id: Id::new(owner),
+                session,
+            },
+        ),
+    ];
+    let id = |number: u64| format!("container_{number:032x}");
+    let owned = format!("user_{}", owner.simple());
+    let filters = [
+        serde_json::json!({}),
+        serde_json::json!({"state": {"eq": "CREATING"}}),
+        serde_json::json!({"state": {"in": ["RUNNING", "FAILED"]}}),
+        serde_json::json!({"id": {"in": [id(1_000_000_007), id(1_000_500_000)]}}),
+        serde_json::json!({"owner": {"id": {"eq": owned}}}),
+        serde_json::json!({"not": {"state": {"eq": "DELETED"}}}),
+    ];
+    let orders = [
+        serde_json::json!([]),
+        serde_json::json!([{"field": "CREATED_AT", "direction": "ASC"}]),
+        serde_json::json!([{"field": "UPDATED_AT", "direction": "DESC"}]),
+        serde_json::json!([{"field": "UPDATED_AT"}]),
+        serde_json::json!([{"field": "RUNNING_AT", "direction": "DESC", "nulls": "FIRST"}]),
+        serde_json::json!([{"field": "RUNNING_AT"}]),
+    ];
+    let mut bad = Vec::new();
+    for (who, viewer) in viewers {
+        for filter in &filters {
+            for order in &orders {
+                let asked = asked("containers", filter.clone(), order.clone());
+                let part = Part::new((entry_of_list("containers").unwrap().noun)(), asked, viewer)
+                    .unwrap();
+                let mut statement = part.statement(&db, &record_columns(part.noun));
+                statement.sql =
+                    format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {}", statement.sql);
+                let row = db.query_one_raw(statement).await.unwrap().unwrap();
+                let plan: Value = row.try_get_by_index(0).unwrap();
+                let mut found = Vec::new();
+                nodes(&plan[0]["Plan"], &mut found);
+                let line = format!(
+                    "{who} {filter} {order}: {} blocks by {found:?}",
+                    blocks(&plan[0])
+                );
+                println!("{line}");
+                if blocks(&plan[0]) > MOST_BLOCKS {
+                    bad.push(line);
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{bad:#?}");
+    world.stop().await;
+}
