@@ -25,7 +25,6 @@ use futures_util::{
 };
 use operations::{Known, Operations};
 
-use sea_orm::DatabaseConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -33,7 +32,7 @@ use crate::{
     error::AppError,
     live::{EventBus, Router},
     services::Services,
-    store::sessions::Origin,
+    store::{Store, sessions::Origin},
 };
 
 /// Everything that can be read.
@@ -77,7 +76,7 @@ pub struct Requester {
 #[derive(Clone)]
 pub struct Api {
     schema: ApiSchema,
-    db: DatabaseConnection,
+    store: Store,
     operations: Arc<Operations>,
     longest: Duration,
 }
@@ -95,8 +94,10 @@ pub struct Offer {
 
 impl Api {
     pub fn new(services: Services, bus: Arc<dyn EventBus>, offer: Offer) -> Self {
-        let db = services.store.db().clone();
-        let links = list::row::Links { db: db.clone() };
+        let store = services.store.clone();
+        let links = list::row::Links {
+            store: store.clone(),
+        };
         let links = DataLoader::new(links, tokio::spawn);
         let router = Router::start(&*bus, offer.stop);
         let mut schema = builder().data(services).data(bus).data(links).data(router);
@@ -106,7 +107,7 @@ impl Api {
         }
         Self {
             schema: schema.finish(),
-            db,
+            store,
             operations: Arc::new(offer.operations),
             longest: offer.longest,
         }
@@ -145,7 +146,7 @@ impl Api {
     /// The answer to a query or a mutation, as a text where it can be written at once.
     pub async fn answer(&self, prepared: Prepared) -> Answer {
         if let (Some(ready), Some(viewer)) = (prepared.document.ready(), prepared.viewer) {
-            let answer = ready.answer(&self.db, viewer, &prepared.request.variables);
+            let answer = ready.answer(&self.store, viewer, &prepared.request.variables);
             if let Ok(Some(text)) = tokio::time::timeout(self.longest, answer).await {
                 return Answer::Text(text);
             }

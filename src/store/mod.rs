@@ -14,6 +14,7 @@ pub mod kinds;
 pub mod leader;
 pub mod limits;
 pub mod outbox;
+mod readers;
 pub mod regions;
 pub mod schedules;
 pub mod scoped;
@@ -39,6 +40,7 @@ use crate::{
     error::StoreError,
 };
 pub use outbox::Posted;
+use readers::Readers;
 use tasks::Hint;
 
 /// The database with the sources of time and ids its rows are made from.
@@ -46,6 +48,7 @@ use tasks::Hint;
 pub struct Store {
     db: DatabaseConnection,
     engine: DatabaseConnection,
+    readers: Readers,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<Entropy>,
     relay: mpsc::Sender<Posted>,
@@ -67,6 +70,7 @@ impl Store {
         let (relay, posted) = mpsc::channel(RELAY_CAPACITY);
         (
             Self {
+                readers: Readers::new(connections.people.clone()),
                 db: connections.people,
                 engine: connections.engine,
                 clock,
@@ -82,6 +86,11 @@ impl Store {
         &self.db
     }
 
+    /// Reads the rows of a list's statement.
+    pub async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.readers.read(statement).await
+    }
+
     /// The task engine's own connections, whose statements always go by an index.
     const fn engine(&self) -> &DatabaseConnection {
         &self.engine
@@ -89,6 +98,7 @@ impl Store {
 
     /// Closes every connection.
     pub async fn close(&self) -> Result<(), DbErr> {
+        self.readers.release();
         let (people, engine) = tokio::join!(self.db.clone().close(), self.engine.clone().close());
         people.and(engine)
     }

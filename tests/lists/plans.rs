@@ -19,14 +19,14 @@ const MOST_BLOCKS: u64 = 250;
 
 /// A million containers of a thousand people, in time's order, in all the states of life.
 const CONTAINERS: &str = "INSERT INTO container (id, owner_id, app_id, region_id, state, version, dpi, ports, created_at, updated_at, running_at)
-    SELECT lpad(to_hex(1000000000 + n), 32, '0')::uuid, o.id, a.id, r.id,
-        (ARRAY['requested', 'creating', 'running', 'running', 'running', 'deleted', 'deleted', 'deleted', 'deleted', 'failed'])[1 + n / 7 % 10],
-        1, 96, '{}', now() - make_interval(secs => 2000000 - n), now() - make_interval(secs => n * 7919 % 2000000),
-        CASE WHEN n % 3 > 0 THEN now() - make_interval(secs => n * 104729 % 2000000) END
-    FROM generate_series(1, 1000000) AS n
-    JOIN (SELECT id, row_number() OVER (ORDER BY id) - 1 AS n FROM account WHERE email LIKE '%@plans') AS o ON o.n = n * 31 % 1000
-    JOIN (SELECT id, row_number() OVER (ORDER BY id) - 1 AS n FROM app) AS a ON a.n = n % (SELECT count(*) FROM app)
-    JOIN (SELECT id, row_number() OVER (ORDER BY id) - 1 AS n FROM region) AS r ON r.n = n % (SELECT count(*) FROM region)";
+    SELECT lpad(to_hex(1000000000 + x), 32, '0')::uuid, o.id, a.id, r.id,
+        (ARRAY['requested', 'creating', 'running', 'running', 'running', 'deleted', 'deleted', 'deleted', 'deleted', 'failed'])[1 + x / 7 % 10],
+        1, 96, '{}', now() - make_interval(secs => 2000000 - x), now() - make_interval(secs => x * 7919 % 2000000),
+        CASE WHEN x % 3 > 0 THEN now() - make_interval(secs => x * 104729 % 2000000) END
+    FROM generate_series(1, 1000000) AS s(x)
+    JOIN (SELECT id, row_number() OVER (ORDER BY id) - 1 AS n FROM account WHERE email LIKE '%@plans') AS o ON o.n = x * 31 % 1000
+    JOIN (SELECT id, row_number() OVER (ORDER BY id) - 1 AS n FROM app) AS a ON a.n = x % (SELECT count(*) FROM app)
+    JOIN (SELECT id, row_number() OVER (ORDER BY id) - 1 AS n FROM region) AS r ON r.n = x % (SELECT count(*) FROM region)";
 
 const ACCOUNTS: &str = "INSERT INTO account (id, email, name, password_hash, role, disabled, version, created_at, updated_at)
     SELECT gen_random_uuid(), 'p' || n || '@plans', 'p' || n, '', 'user', false, 1, now(), now() FROM generate_series(1, 1000) AS n";
@@ -111,7 +111,7 @@ async fn a_page_of_a_million_rows_is_read_by_an_index() {
                 let asked = asked("containers", filter.clone(), order.clone());
                 let part = Part::new((entry_of_list("containers").unwrap().noun)(), asked, viewer)
                     .unwrap();
-                let mut statement = part.statement(&db, &record_columns(part.noun));
+                let mut statement = part.statement(world.store(), &record_columns(part.noun));
                 statement.sql =
                     format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {}", statement.sql);
                 let row = db.query_one_raw(statement).await.unwrap().unwrap();

@@ -6,7 +6,6 @@ use async_graphql::{
     registry::{MetaField, MetaInputValue, Registry},
 };
 use chrono::{DateTime, Utc};
-use sea_orm::ConnectionTrait as _;
 
 use super::{
     super::{services, viewer},
@@ -247,8 +246,8 @@ pub async fn resolve(ctx: &Context<'_>, noun: &'static Noun) -> ServerResult<Val
     if let Some(tree) = &asked.filter {
         tree.check(viewer).map_err(refuse)?;
     }
-    let db = services(ctx).store.db();
-    let mut sql = Sql::new(db, viewer);
+    let store = &services(ctx).store;
+    let mut sql = Sql::new(store, viewer);
     let (fragments, is_postgres) = (&ctx.query_env.fragments, sql.is_postgres());
     let aggregate = format!("{}Aggregate", noun.name);
     let selected = collect(fragments, &aggregate, [&ctx.item.node.selection_set.node]);
@@ -291,7 +290,7 @@ pub async fn resolve(ctx: &Context<'_>, noun: &'static Noun) -> ServerResult<Val
         sql.push(&[" GROUP BY ", &places, " ORDER BY ", &places]);
         sql.push(&[" LIMIT ", &GROUPS.to_string()]);
     }
-    let rows = db.query_all_raw(sql.finish()).await;
+    let rows = store.read(sql.finish()).await;
     let rows = rows.map_err(|error| refuse(error.into()))?;
     let write = |row: &sea_orm::QueryResult| {
         let values = read_row(row, &computed, &keys, is_postgres)?;

@@ -10,7 +10,6 @@ use async_graphql::{
     resolver_utils::resolve_container,
 };
 use futures_util::future::BoxFuture;
-use sea_orm::DatabaseConnection;
 use uuid::Uuid;
 
 use super::{
@@ -28,7 +27,7 @@ use super::{
 use crate::{
     domain::policy::Viewer,
     error::AppError,
-    store::{accounts, apps, archive, containers, regions, schedules, sessions, tasks},
+    store::{Store, accounts, apps, archive, containers, regions, schedules, sessions, tasks},
 };
 
 /// A list of the schema.
@@ -349,8 +348,8 @@ pub async fn list(ctx: &Context<'_>, entry: &Entry) -> ServerResult<Value> {
     let selection = [&ctx.item.node.selection_set.node];
     match Compiled::compile(&ctx.query_env.fragments, noun, selection) {
         Some(compiled) if stands_alone(ctx) => {
-            let db = services(ctx).store.db();
-            let text = page_text(db, noun, &compiled, asked, viewer).await;
+            let store = &services(ctx).store;
+            let text = page_text(store, noun, &compiled, asked, viewer).await;
             located(ctx, text.map(raw).map_err(Into::into))
         }
         _ => (entry.resolve_list)(ctx, asked, viewer).await,
@@ -359,7 +358,7 @@ pub async fn list(ctx: &Context<'_>, entry: &Entry) -> ServerResult<Value> {
 
 /// The text of a compiled page.
 pub async fn page_text(
-    db: &DatabaseConnection,
+    store: &Store,
     noun: &'static Noun,
     compiled: &Compiled,
     asked: Asked,
@@ -367,12 +366,12 @@ pub async fn page_text(
 ) -> Result<String, AppError> {
     let part = Part::new(noun, asked, viewer)?;
     let rows = if compiled.wants_rows() {
-        Some(part.fetch(db, &compiled.columns).await?)
+        Some(part.fetch(store, &compiled.columns).await?)
     } else {
         None
     };
     let total = if compiled.wants_total() {
-        Some(part.total(db).await?)
+        Some(part.total(store).await?)
     } else {
         None
     };
@@ -389,13 +388,13 @@ async fn by_resolvers<E: Shown>(
 ) -> ServerResult<Value> {
     let read = async {
         let part = Part::new(E::noun(), asked, viewer)?;
-        let db = services(ctx).store.db();
+        let store = &services(ctx).store;
         let total = if ctx.look_ahead().field("totalCount").exists() {
-            Some(part.total(db).await?)
+            Some(part.total(store).await?)
         } else {
             None
         };
-        let rows = part.fetch(db, &record_columns(E::noun())).await?;
+        let rows = part.fetch(store, &record_columns(E::noun())).await?;
         Ok::<_, AppError>(Connection::<E>::of(rows, total))
     };
     let connection = located(ctx, read.await.map_err(Into::into))?;
@@ -450,21 +449,21 @@ async fn first(
     candidates: impl Iterator<Item = (&'static Entry, Uuid)>,
     viewer: Viewer,
 ) -> async_graphql::Result<Option<Value>> {
-    let db = services(ctx).store.db();
+    let store = &services(ctx).store;
     for (entry, id) in candidates {
         let (noun, ids) = ((entry.noun)(), [Cell::Uuid(id)]);
         let selection = [&ctx.item.node.selection_set.node];
         let mut columns = Columns::default();
         let shape = Shape::compile(&ctx.query_env.fragments, noun, 0, selection, &mut columns);
         if let Some(shape) = shape.filter(|_| stands_alone(ctx)) {
-            let found = by_ids(db, viewer, noun, &ids, &columns).await?;
+            let found = by_ids(store, viewer, noun, &ids, &columns).await?;
             if let Some(cells) = found.first() {
                 let mut text = String::new();
                 shape.write(&mut text, cells);
                 return Ok(Some(raw(text)));
             }
         } else {
-            let found = by_ids(db, viewer, noun, &ids, &record_columns(noun)).await?;
+            let found = by_ids(store, viewer, noun, &ids, &record_columns(noun)).await?;
             if let Some(cells) = found.into_iter().next() {
                 let resolved = (entry.resolve_one)(ctx, cells).await;
                 return resolved.map(Some).map_err(|error| async_graphql::Error {

@@ -1,7 +1,7 @@
 //! Reading a part of a list: what was asked for, checked, and the one statement it is read by.
 
 use async_graphql::Value;
-use sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement};
+use sea_orm::Statement;
 
 use super::{
     cell::{Cell, Storage},
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     domain::policy::{Action, Scope, Viewer, scope},
     error::AppError,
+    store::Store,
 };
 
 /// Rows of a page that asks for no number.
@@ -143,13 +144,13 @@ impl Part {
     }
 
     /// The one statement that reads the columns of the part's rows.
-    pub fn statement(&self, db: &DatabaseConnection, columns: &Columns) -> Statement {
+    pub fn statement(&self, store: &Store, columns: &Columns) -> Statement {
         let order = if self.is_backward {
             self.order.reversed()
         } else {
             self.order.clone()
         };
-        let mut sql = Sql::new(db, self.viewer);
+        let mut sql = Sql::new(store, self.viewer);
         write_columns(&mut sql, columns);
         for (at, key) in self.order.0.iter().enumerate() {
             sql.push(&[if at == 0 { "t." } else { ", t." }, key.column]);
@@ -171,12 +172,8 @@ impl Part {
     }
 
     /// Reads the columns of the part's rows.
-    pub async fn fetch(
-        &self,
-        db: &DatabaseConnection,
-        columns: &Columns,
-    ) -> Result<Rows, AppError> {
-        let found = db.query_all_raw(self.statement(db, columns)).await?;
+    pub async fn fetch(&self, store: &Store, columns: &Columns) -> Result<Rows, AppError> {
+        let found = store.read(self.statement(store, columns)).await?;
         let has_more = found.len() > usize::from(self.count);
         let keys = self.order.0.iter().map(|key| key.storage);
         let mut rows = found
@@ -201,12 +198,15 @@ impl Part {
     }
 
     /// Counts the whole list.
-    pub async fn total(&self, db: &DatabaseConnection) -> Result<i64, AppError> {
-        let mut sql = Sql::new(db, self.viewer);
+    pub async fn total(&self, store: &Store) -> Result<i64, AppError> {
+        let mut sql = Sql::new(store, self.viewer);
         sql.push(&["SELECT count(*) FROM ", self.noun.table, " AS t"]);
         self.write_where(&mut sql);
-        let row = db.query_one_raw(sql.finish()).await?;
-        let total = row.map(|row| row.try_get_by_index(0)).transpose()?;
+        let rows = store.read(sql.finish()).await?;
+        let total = rows
+            .first()
+            .map(|row| row.try_get_by_index(0))
+            .transpose()?;
         Ok(total.unwrap_or_default())
     }
 
@@ -293,13 +293,13 @@ fn read_cells(
 
 /// Reads the rows in reach among `ids`, each behind its id.
 pub async fn by_ids(
-    db: &DatabaseConnection,
+    store: &Store,
     viewer: Viewer,
     noun: &'static Noun,
     ids: &[Cell],
     columns: &Columns,
 ) -> Result<Vec<Vec<Cell>>, AppError> {
-    let mut sql = Sql::new(db, viewer);
+    let mut sql = Sql::new(store, viewer);
     write_columns(&mut sql, columns);
     sql.text.push_str("t.id");
     write_from(&mut sql, noun, columns);
@@ -307,7 +307,7 @@ pub async fn by_ids(
     sql.among("t.id", false, ids, Storage::Uuid);
     sql.text.push_str(" AND ");
     sql.scope(noun, "t");
-    let found = db.query_all_raw(sql.finish()).await?;
+    let found = store.read(sql.finish()).await?;
     let rows = found
         .iter()
         .map(|row| read_cells(row, columns, viewer, [Storage::Uuid].into_iter()));

@@ -12,7 +12,6 @@ use async_graphql::{
     },
 };
 use futures_util::future::try_join_all;
-use sea_orm::DatabaseConnection;
 
 use super::{
     connection::Compiled,
@@ -21,7 +20,7 @@ use super::{
     read::{Asked, MOST},
     select::{collect, key_text, sets},
 };
-use crate::domain::policy::Viewer;
+use crate::{domain::policy::Viewer, store::Store};
 
 /// An operation that can be answered without the executor.
 pub struct Ready {
@@ -80,7 +79,7 @@ impl Ready {
     /// The answer; `None` when anything is not as it should be.
     pub async fn answer(
         &self,
-        db: &DatabaseConnection,
+        store: &Store,
         viewer: Viewer,
         variables: &Variables,
     ) -> Option<String> {
@@ -104,7 +103,7 @@ impl Ready {
                     .into_const_with(|name| Ok::<_, ()>(value_of(name).unwrap_or_default()));
                 asked.read(root.noun, &name.node, value.ok()?).ok()?;
             }
-            Some(page_text(db, root.noun, &root.compiled, asked, viewer))
+            Some(page_text(store, root.noun, &root.compiled, asked, viewer))
         });
         let pages = try_join_all(each.collect::<Option<Vec<_>>>()?).await.ok()?;
         let size: usize = pages.iter().map(|page| page.len() + 32).sum();

@@ -16,7 +16,7 @@ use async_graphql::{
 };
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
-use sea_orm::{DatabaseConnection, EntityTrait, ModelTrait as _};
+use sea_orm::{EntityTrait, ModelTrait as _};
 use uuid::Uuid;
 
 use super::{
@@ -26,7 +26,7 @@ use super::{
     read::by_ids,
     select::{Columns, collect, sets},
 };
-use crate::{domain::policy::Viewer, error::AppError, graphql::error::Coded};
+use crate::{domain::policy::Viewer, error::AppError, graphql::error::Coded, store::Store};
 
 /// The fields of a type.
 pub type MetaFields = IndexMap<String, MetaField>;
@@ -307,7 +307,7 @@ struct LinkKey {
 
 /// Reads the rows links point at, those of one moment in one statement a table.
 pub struct Links {
-    pub db: DatabaseConnection,
+    pub store: Store,
 }
 
 impl Loader<LinkKey> for Links {
@@ -325,7 +325,7 @@ impl Loader<LinkKey> for Links {
             let Some(noun) = super::lists::noun_of_table(table) else {
                 continue;
             };
-            for cells in by_ids(&self.db, viewer, noun, &ids, &record_columns(noun)).await? {
+            for cells in by_ids(&self.store, viewer, noun, &ids, &record_columns(noun)).await? {
                 let record = Record(cells);
                 let key = LinkKey {
                     table,

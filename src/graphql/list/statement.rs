@@ -2,13 +2,16 @@
 //!
 //! Names come from the declarations and values are always parameters, so nothing a client sends becomes text.
 
-use sea_orm::{DatabaseConnection, DbBackend, Statement, Value};
+use sea_orm::{DbBackend, Statement, Value};
 
 use super::{
     cell::{Cell, Storage},
     noun::Noun,
 };
-use crate::domain::policy::{Action, Scope, Viewer, scope};
+use crate::{
+    domain::policy::{Action, Scope, Viewer, scope},
+    store::Store,
+};
 
 pub struct Sql {
     pub text: String,
@@ -19,11 +22,11 @@ pub struct Sql {
 }
 
 impl Sql {
-    pub fn new(db: &DatabaseConnection, viewer: Viewer) -> Self {
+    pub fn new(store: &Store, viewer: Viewer) -> Self {
         Self {
             text: String::with_capacity(512),
             values: Vec::new(),
-            backend: db.get_database_backend(),
+            backend: store.db().get_database_backend(),
             viewer,
             names: 0,
         }
