@@ -19,5 +19,6 @@ mod providers;
 mod queue;
 mod readme;
 mod schema;
+mod shared;
 mod simulation;
 mod stores;

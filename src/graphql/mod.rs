@@ -6,6 +6,7 @@ mod account;
 mod app;
 mod container;
 pub mod error;
+pub mod follow;
 pub mod limits;
 pub mod list;
 pub mod operations;
@@ -16,21 +17,18 @@ mod task;
 use std::{sync::Arc, time::Duration};
 
 use async_graphql::{
-    Context, Data, Executor, MergedObject, MergedSubscription, Request, Response, SDLExportOptions,
-    Schema, ServerError, dataloader::DataLoader, parser::types::OperationType,
+    Context, MergedObject, MergedSubscription, Request, Response, SDLExportOptions, Schema,
+    ServerError, dataloader::DataLoader, parser::types::OperationType,
 };
-use futures_util::{
-    StreamExt as _,
-    stream::{self, BoxStream},
-};
+use futures_util::Stream;
 use operations::{Known, Operations};
-
 use sea_orm::DatabaseConnection;
+use uuid::Uuid;
 
 use crate::{
-    domain::{Id, id::Identified, policy::Viewer},
+    domain::{Id, Table, id::Identified, policy::Viewer},
     error::AppError,
-    live::EventBus,
+    live::{self, EventBus, Freshness, Shared},
     services::Services,
     store::sessions::Origin,
 };
@@ -74,6 +72,7 @@ pub struct Api {
     schema: ApiSchema,
     db: DatabaseConnection,
     operations: Arc<Operations>,
+    shared: Shared<follow::Key, follow::Answer>,
     longest: Duration,
 }
 
@@ -100,6 +99,7 @@ impl Api {
             schema: schema.finish(),
             db,
             operations: Arc::new(offer.operations),
+            shared: Shared::default(),
             longest: offer.longest,
         }
     }
@@ -150,29 +150,19 @@ impl Api {
         let document = Arc::clone(&prepared.document);
         let answer = self.schema.execute(prepared.into_request());
         let answer = tokio::time::timeout(self.longest, answer).await;
-        let answer = answer.unwrap_or_else(|_| {
-            let late = AppError::Unavailable {
-                what: "an answer in time",
-            };
-            Response::from_errors(vec![ServerError::from(error::Coded(&late))])
-        });
+        let answer = answer.unwrap_or_else(|_| late());
         if answer.errors.is_empty() {
             document.is_valid(COMPLEXITY);
         }
         error::with_codes(answer)
     }
+}
 
-    /// The answers to any operation: one, or as many as a subscription has.
-    pub fn follow(
-        &self,
-        prepared: Prepared,
-        session_data: Arc<Data>,
-    ) -> BoxStream<'static, Response> {
-        self.schema
-            .execute_stream_with_session_data(prepared.into_request(), session_data)
-            .map(error::with_codes)
-            .boxed()
-    }
+/// The answer that was not there in time.
+fn late() -> Response {
+    error::refusal(&AppError::Unavailable {
+        what: "an answer in time",
+    })
 }
 
 /// A request that may be executed.
@@ -231,26 +221,6 @@ pub fn sdl() -> String {
     format!("{}\n", text.trim_end())
 }
 
-impl Executor for Api {
-    async fn execute(&self, request: Request) -> Response {
-        match self.prepare(request) {
-            Ok(prepared) => self.run(prepared).await,
-            Err(refused) => *refused,
-        }
-    }
-
-    fn execute_stream(
-        &self,
-        request: Request,
-        session_data: Option<Arc<Data>>,
-    ) -> BoxStream<'static, Response> {
-        match self.prepare(request) {
-            Ok(prepared) => self.follow(prepared, session_data.unwrap_or_default()),
-            Err(refused) => stream::once(std::future::ready(*refused)).boxed(),
-        }
-    }
-}
-
 /// Who asks; an authorization that was refused is refused here, field by field, so that logging in stays possible.
 fn viewer(ctx: &Context<'_>) -> async_graphql::Result<Viewer> {
     match ctx
@@ -276,4 +246,20 @@ fn services<'a>(ctx: &Context<'a>) -> &'a Services {
 /// Reads an id of the right type; any other text is a thing that does not exist.
 fn id<T: Identified>(text: &str) -> Result<Id<T>, AppError> {
     Id::parse(text).ok_or(AppError::NotFound { what: T::NOUN })
+}
+
+/// A row as a stream, see [`live::watch`].
+async fn watch<T, R, F>(
+    ctx: &Context<'_>,
+    row: (Table, Uuid),
+    read: R,
+) -> Result<impl Stream<Item = Result<T, AppError>> + use<T, R, F>, AppError>
+where
+    R: Fn() -> F + Send,
+    F: Future<Output = Result<live::Seen<T>, AppError>> + Send,
+    T: Send,
+{
+    let bus: &Arc<dyn EventBus> = ctx.data_unchecked();
+    let freshness = ctx.data_opt::<Freshness>().cloned().unwrap_or_default();
+    live::watch(&**bus, &freshness, row, read).await
 }

@@ -1,17 +1,22 @@
-//! Telling subscribers what has changed: the event bus, and streams of a row's newest form.
+//! Telling subscribers what has changed: the event bus, streams of a row's newest form, and one stream for many.
 
+mod freshness;
 mod memory;
 mod redis;
+mod shared;
 mod watch;
 
 use async_trait::async_trait;
-pub use memory::MemoryBus;
+pub use freshness::Freshness;
+pub use memory::{MemoryBus, RowListener};
 pub use redis::RedisBus;
+pub use shared::Shared;
 use tokio::sync::broadcast;
+use uuid::Uuid;
 pub use watch::{Seen, watch};
 
 use crate::{
-    domain::{Change, ChangeKind},
+    domain::{Change, ChangeKind, Table},
     error::TransportError,
 };
 
@@ -47,6 +52,9 @@ pub trait EventBus: Send + Sync {
 
     /// Hears everything of a topic from now on.
     fn listen(&self, topic: Topic) -> Listener;
+
+    /// Hears of one row's changes from now on.
+    fn listen_to(&self, table: Table, id: Uuid) -> RowListener;
 
     /// Whether changes get through now.
     async fn ping(&self) -> Result<(), TransportError>;

@@ -9,9 +9,14 @@ use fred::{
 };
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
-use super::{EventBus, Heard, Listener, MemoryBus, Topic};
-use crate::{config::Secret, domain::Change, error::TransportError};
+use super::{EventBus, Heard, Listener, MemoryBus, RowListener, Topic};
+use crate::{
+    config::Secret,
+    domain::{Change, Table},
+    error::TransportError,
+};
 
 /// Publishes to Redis and tells this process' listeners what any process published.
 pub struct RedisBus {
@@ -124,6 +129,10 @@ impl EventBus for RedisBus {
 
     fn listen(&self, topic: Topic) -> Listener {
         self.local.listen(topic)
+    }
+
+    fn listen_to(&self, table: Table, id: Uuid) -> RowListener {
+        self.local.listen_to(table, id)
     }
 
     async fn ping(&self) -> Result<(), TransportError> {

@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use main_webserver::{
-    domain::{Change, Id, id::Task},
+    domain::{Change, Id, Table, id::Task},
     error::TransportError,
-    live::{EventBus, Listener, Topic},
+    live::{EventBus, Listener, RowListener, Topic},
     queue::TaskQueue,
     store::tasks::Hint,
 };
+use uuid::Uuid;
 
 use super::{
     node::Node,
@@ -200,6 +201,10 @@ impl EventBus for SimBus {
 
     fn listen(&self, topic: Topic) -> Listener {
         self.node.bus.listen(topic)
+    }
+
+    fn listen_to(&self, table: Table, id: Uuid) -> RowListener {
+        self.node.bus.listen_to(table, id)
     }
 
     async fn ping(&self) -> Result<(), TransportError> {
