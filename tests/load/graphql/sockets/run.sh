@@ -3,7 +3,7 @@
 #
 # Starts a PostgreSQL and a Redis of its own, and ends them. FANOUT, EVENTS, HELD, SECONDS_HELD, LIVE and KEYS change the
 # sizes (a quick trial: FANOUT=100 EVENTS=20 HELD=500 SECONDS_HELD=3 LIVE=500 KEYS=10), NO_PEERS leaves node out, BEFORE
-# names another build to compare with, SKIP_BUILD=1 takes the release binary as it is.
+# names another build to compare with, SKIP_BUILD=1 takes the binary as it is: the release one, or that of SERVER.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../../../.."
@@ -23,7 +23,7 @@ trap 'exit 130' INT TERM
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 
 [ "${SKIP_BUILD:-}" = 1 ] || cargo build --release --locked --bin main-webserver
-export SERVER="$target/release/main-webserver"
+export SERVER="${SERVER:-$target/release/main-webserver}"
 CARGO_TARGET_DIR="$target/load-sockets" cargo build --release --locked --manifest-path "$here/Cargo.toml"
 
 # Node looks for packages above the importing file, so the source goes beside them.
@@ -50,7 +50,7 @@ postgres=$!
 redis-server --port "$redis_port" --bind 127.0.0.1 --dir "$run" --save '' --appendonly no >"$run/redis.log" 2>&1 &
 redis=$!
 until "$bin/pg_isready" -q -h 127.0.0.1 -p "$postgres_port" && redis-cli -p "$redis_port" ping >/dev/null 2>&1; do sleep 0.1; done
-export DATABASE_URL="postgres://postgres@127.0.0.1:$postgres_port/postgres" REDIS_URL="redis://127.0.0.1:$redis_port/0"
+export POSTGRES="postgres://postgres@127.0.0.1:$postgres_port" REDIS_URL="redis://127.0.0.1:$redis_port/0"
 export SECRET_KEY="a secret of thirty-two characters or more" REDIS_PREFIX=load CHANNEL=load:changes DATA_DIR="$run"
-"$bin/psql" -q "$DATABASE_URL" -c 'CREATE EXTENSION pg_stat_statements'
+"$bin/psql" -q "$POSTGRES/template1" -c 'CREATE EXTENSION pg_stat_statements'
 "$target/load-sockets/release/load-sockets"

@@ -102,22 +102,36 @@ pub struct Delivery {
 /// Sockets with live operations, and what they have heard.
 pub struct Crowd {
     heard: mpsc::Receiver<(usize, Instant)>,
+    sender: mpsc::Sender<(usize, Instant)>,
+    sockets: usize,
     operations: usize,
 }
 
+impl Default for Crowd {
+    fn default() -> Self {
+        let (sender, heard) = mpsc::channel(64 * 1024);
+        Self {
+            heard,
+            sender,
+            sockets: 0,
+            operations: 0,
+        }
+    }
+}
+
 impl Crowd {
-    /// Opens `sockets` with `each` operations on one socket, the operations going round the tasks.
-    pub async fn gather(
+    /// Opens `sockets` more with `each` operations on one socket, the operations going round the tasks.
+    pub async fn grow(
+        &mut self,
         server: &Server,
         token: &str,
         tasks: &[String],
         sockets: usize,
         each: usize,
-    ) -> Self {
-        let (sender, heard) = mpsc::channel(sockets * each + 1);
+    ) {
         let address = server.address;
-        let opened = stream::iter(0..sockets).map(|number| {
-            let (sender, tasks) = (sender.clone(), tasks.to_vec());
+        let opened = stream::iter(self.sockets..self.sockets + sockets).map(|number| {
+            let (sender, tasks) = (self.sender.clone(), tasks.to_vec());
             let token = token.to_owned();
             async move {
                 let mut client = Client::open(address, &token, number).await;
@@ -143,10 +157,8 @@ impl Crowd {
             }
         });
         opened.buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
-        Self {
-            heard,
-            operations: sockets * each,
-        }
+        self.sockets += sockets;
+        self.operations += sockets * each;
     }
 
     /// Waits until every operation has heard of `event`.

@@ -1,6 +1,11 @@
 //! The servers that are measured: the service, a bare loop, and graphql-ws on node.
 
-use std::{net::SocketAddr, process::Stdio, time::Instant};
+use std::{
+    net::SocketAddr,
+    process::Stdio,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Instant,
+};
 
 use serde_json::json;
 use tokio::{
@@ -41,7 +46,9 @@ impl Kind {
         };
         match self {
             Self::Bare => command.arg("bare"),
-            Self::Ours | Self::Before => command.args(["web", "--set", "PORT=0"]).env("LOG", "warn"),
+            Self::Ours | Self::Before => {
+                command.args(["web", "--set", "PORT=0"]).env("LOG", "warn")
+            }
             Self::Node => command.arg(path("PEER")?),
         };
         Some(command)
@@ -70,11 +77,29 @@ fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; run.sh does"))
 }
 
+async fn connect(database: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(database, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// A database that no other build has changed the tables of.
+async fn fresh_database() -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let name = format!("load_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let server = connect(&format!("{}/postgres", setting("POSTGRES"))).await;
+    let create = format!("CREATE DATABASE {name}");
+    server.batch_execute(&create).await.unwrap();
+    name
+}
+
 impl Server {
     /// Starts it; `None` when there is nothing to start.
     pub async fn start(kind: Kind) -> Option<Self> {
-        let mut child = kind
-            .command()?
+        let mut command = kind.command()?;
+        let database = format!("{}/{}", setting("POSTGRES"), fresh_database().await);
+        let mut child = command
+            .env("DATABASE_URL", &database)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -91,10 +116,7 @@ impl Server {
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let outlet = match kind {
             Kind::Ours | Kind::Before => {
-                let database = setting("DATABASE_URL");
-                let (database, connection) =
-                    tokio_postgres::connect(&database, NoTls).await.unwrap();
-                tokio::spawn(connection);
+                let database = connect(&database).await;
                 let redis = setting("REDIS_URL");
                 let redis = redis.trim_start_matches("redis://").split('/').next();
                 let redis = TcpStream::connect(redis.unwrap()).await.unwrap();
@@ -120,9 +142,9 @@ impl Server {
         if let Outlet::Line(_) = self.outlet {
             return (String::new(), vec!["the one".to_owned(); tasks]);
         }
-        const SIGN_UP: &str = "mutation($input: SignUpInput!) { signUp(input: $input) { accessToken } }";
-        const START: &str =
-            "mutation($input: StartDemoTaskInput!) { startDemoTask(input: $input) { task { id version } } }";
+        const SIGN_UP: &str =
+            "mutation($input: SignUpInput!) { signUp(input: $input) { accessToken } }";
+        const START: &str = "mutation($input: StartDemoTaskInput!) { startDemoTask(input: $input) { task { id version } } }";
         let mut nobody = Client::open(self.address, "", 0).await;
         let email = format!("load-{}@example.com", self.child.id().unwrap());
         let person = json!({ "email": email, "name": "Load", "password": "correct horse battery" });
@@ -155,7 +177,8 @@ impl Server {
                 let version = versions.get_mut(task).unwrap();
                 *version += 1;
                 let uuid = task.trim_start_matches("task_");
-                let change = "UPDATE task SET version = $1, progress_message = $2 WHERE id = $3::text::uuid";
+                let change =
+                    "UPDATE task SET version = $1, progress_message = $2 WHERE id = $3::text::uuid";
                 let rows = database
                     .execute(change, &[version, &message, &uuid])
                     .await
