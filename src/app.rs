@@ -201,7 +201,6 @@ impl App {
             operations,
             introspection: settings.introspection,
             longest: settings.request,
-            stop: app.intake.clone(),
         };
         let web = |api| Web {
             api,

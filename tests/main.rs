@@ -20,5 +20,6 @@ mod providers;
 mod queue;
 mod readme;
 mod schema;
+mod shared;
 mod simulation;
 mod stores;

@@ -1,5 +1,7 @@
 //! What a viewer may do: one pure function from (viewer, action, resource) to a scope of rows.
 
+use uuid::Uuid;
+
 use super::{
     Id,
     id::{Session, User},
@@ -46,6 +48,25 @@ impl Viewer {
         match self {
             Self::User { session, .. } | Self::Admin { session, .. } => Some(session),
             Self::Anonymous | Self::System => None,
+        }
+    }
+
+    /// Somebody with the same [`scope`] everywhere, and the same one for all who have it: what they are shown can be
+    /// shown to each of these. An administrator loses their name by it, a user only their session.
+    #[must_use]
+    pub const fn impersonal(self) -> Self {
+        const NOBODY: Uuid = Uuid::nil();
+        match self {
+            Self::User { id, .. } => Self::User {
+                id,
+                session: Id::new(NOBODY),
+            },
+            Self::Admin { .. } => Self::Admin {
+                id: Id::new(NOBODY),
+                session: Id::new(NOBODY),
+            },
+            Self::Anonymous => Self::Anonymous,
+            Self::System => Self::System,
         }
     }
 }
@@ -108,8 +129,6 @@ pub fn scope(viewer: Viewer, action: Action, resource: Resource) -> Scope {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
 
     #[test]
@@ -129,5 +148,28 @@ mod tests {
             scope(Viewer::Anonymous, Action::Read, Resource::Task),
             Scope::Nothing
         );
+    }
+
+    #[test]
+    fn an_impersonal_viewer_reaches_the_same_and_stands_for_all_who_do() {
+        let (id, other) = (Id::new(Uuid::from_u128(1)), Id::new(Uuid::from_u128(2)));
+        let session = Id::new(Uuid::from_u128(3));
+        let viewers = [
+            Viewer::Anonymous,
+            Viewer::User { id, session },
+            Viewer::Admin { id, session },
+            Viewer::System,
+        ];
+        for viewer in viewers {
+            for resource in [Resource::App, Resource::Task, Resource::Queue] {
+                let of = |viewer| scope(viewer, Action::Read, resource);
+                assert_eq!(of(viewer.impersonal()), of(viewer));
+            }
+        }
+        let user = |id| Viewer::User { id, session }.impersonal();
+        let admin = |id| Viewer::Admin { id, session }.impersonal();
+        assert_ne!(user(id), user(other));
+        assert_eq!(admin(id), admin(other));
+        assert_ne!(user(id), admin(id));
     }
 }

@@ -1,7 +1,5 @@
 //! Containers.
 
-use std::sync::Arc;
-
 use async_graphql::{
     Context, Enum, ID, InputObject, Name, Object, Result, SimpleObject, Subscription, Value, value,
 };
@@ -24,7 +22,7 @@ use super::{
 use crate::{
     domain::{Table, container, id, policy::Resource},
     error::AppError,
-    live::{self, EventBus},
+    live,
     services::containers::Create,
     store::{accounts, apps, containers, regions},
 };
@@ -337,7 +335,6 @@ impl ContainerSubscription {
             super::id::<id::Container>(&id)?,
             services(ctx).clone(),
         );
-        let bus: &Arc<dyn EventBus> = ctx.data_unchecked();
         let read = move || {
             let services = services.clone();
             async move {
@@ -350,7 +347,7 @@ impl ContainerSubscription {
                 })
             }
         };
-        let rows = live::watch(&**bus, Table::Container, id.uuid(), read).await?;
+        let rows = super::watch(ctx, (Table::Container, id.uuid()), read).await?;
         Ok(rows.map(|row| Ok(Container::of(&row?))))
     }
 }

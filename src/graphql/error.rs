@@ -41,6 +41,11 @@ impl From<Coded<'_>> for ServerError {
     }
 }
 
+/// The response to what is not executed.
+pub fn refusal(error: &AppError) -> Response {
+    Response::from_errors(vec![ServerError::from(Coded(error))])
+}
+
 impl From<AppError> for Error {
     fn from(error: AppError) -> Self {
         Coded(&error).into()

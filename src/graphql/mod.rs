@@ -6,6 +6,7 @@ mod account;
 mod app;
 mod container;
 pub mod error;
+pub mod follow;
 pub mod limits;
 pub mod list;
 pub mod operations;
@@ -16,21 +17,17 @@ mod task;
 use std::{sync::Arc, time::Duration};
 
 use async_graphql::{
-    Context, Data, Executor, MergedObject, MergedSubscription, Request, Response, SDLExportOptions,
-    Schema, ServerError, dataloader::DataLoader, parser::types::OperationType,
+    Context, MergedObject, MergedSubscription, Request, Response, SDLExportOptions, Schema,
+    ServerError, dataloader::DataLoader, parser::types::OperationType,
 };
-use futures_util::{
-    StreamExt as _,
-    stream::{self, BoxStream},
-};
+use futures_util::Stream;
 use operations::{Known, Operations};
-
-use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
-    domain::{Id, id::Identified, policy::Viewer},
+    domain::{Id, Table, id::Identified, policy::Viewer},
     error::AppError,
-    live::{EventBus, Router},
+    live::{self, EventBus, Freshness, Shared},
     services::Services,
     store::{Store, sessions::Origin},
 };
@@ -78,6 +75,7 @@ pub struct Api {
     schema: ApiSchema,
     store: Store,
     operations: Arc<Operations>,
+    shared: Shared<follow::Key, follow::Answer>,
     longest: Duration,
 }
 
@@ -88,8 +86,6 @@ pub struct Offer {
     pub introspection: bool,
     /// Bounds a query or a mutation; a subscription has no end.
     pub longest: Duration,
-    /// When the server stops.
-    pub stop: CancellationToken,
 }
 
 impl Api {
@@ -99,8 +95,7 @@ impl Api {
             store: store.clone(),
         };
         let links = DataLoader::new(links, tokio::spawn);
-        let router = Router::start(&*bus, offer.stop);
-        let mut schema = builder().data(services).data(bus).data(links).data(router);
+        let mut schema = builder().data(services).data(bus).data(links);
         if !offer.introspection {
             // A suggestion gives a part of the schema away.
             schema = schema.disable_introspection().disable_suggestions();
@@ -109,6 +104,7 @@ impl Api {
             schema: schema.finish(),
             store,
             operations: Arc::new(offer.operations),
+            shared: Shared::default(),
             longest: offer.longest,
         }
     }
@@ -159,29 +155,19 @@ impl Api {
         let document = Arc::clone(&prepared.document);
         let answer = self.schema.execute(prepared.into_request());
         let answer = tokio::time::timeout(self.longest, answer).await;
-        let answer = answer.unwrap_or_else(|_| {
-            let late = AppError::Unavailable {
-                what: "an answer in time",
-            };
-            Response::from_errors(vec![ServerError::from(error::Coded(&late))])
-        });
+        let answer = answer.unwrap_or_else(|_| late());
         if answer.errors.is_empty() {
             document.is_valid(COMPLEXITY);
         }
         error::with_codes(answer)
     }
+}
 
-    /// The answers to any operation: one, or as many as a subscription has.
-    pub fn follow(
-        &self,
-        prepared: Prepared,
-        session_data: Arc<Data>,
-    ) -> BoxStream<'static, Response> {
-        self.schema
-            .execute_stream_with_session_data(prepared.into_request(), session_data)
-            .map(error::with_codes)
-            .boxed()
-    }
+/// The answer that was not there in time.
+fn late() -> Response {
+    error::refusal(&AppError::Unavailable {
+        what: "an answer in time",
+    })
 }
 
 /// A request that may be executed.
@@ -240,26 +226,6 @@ pub fn sdl() -> String {
     format!("{}\n", text.trim_end())
 }
 
-impl Executor for Api {
-    async fn execute(&self, request: Request) -> Response {
-        match self.prepare(request) {
-            Ok(prepared) => self.run(prepared).await,
-            Err(refused) => *refused,
-        }
-    }
-
-    fn execute_stream(
-        &self,
-        request: Request,
-        session_data: Option<Arc<Data>>,
-    ) -> BoxStream<'static, Response> {
-        match self.prepare(request) {
-            Ok(prepared) => self.follow(prepared, session_data.unwrap_or_default()),
-            Err(refused) => stream::once(std::future::ready(*refused)).boxed(),
-        }
-    }
-}
-
 /// Who asks; an authorization that was refused is refused here, field by field, so that logging in stays possible.
 fn viewer(ctx: &Context<'_>) -> async_graphql::Result<Viewer> {
     match ctx
@@ -285,4 +251,20 @@ fn services<'a>(ctx: &Context<'a>) -> &'a Services {
 /// Reads an id of the right type; any other text is a thing that does not exist.
 fn id<T: Identified>(text: &str) -> Result<Id<T>, AppError> {
     Id::parse(text).ok_or(AppError::NotFound { what: T::NOUN })
+}
+
+/// A row as a stream, see [`live::watch`].
+async fn watch<T, R, F>(
+    ctx: &Context<'_>,
+    row: (Table, Uuid),
+    read: R,
+) -> Result<impl Stream<Item = Result<T, AppError>> + use<T, R, F>, AppError>
+where
+    R: Fn() -> F + Send,
+    F: Future<Output = Result<live::Seen<T>, AppError>> + Send,
+    T: Send,
+{
+    let bus: &Arc<dyn EventBus> = ctx.data_unchecked();
+    let freshness = ctx.data_opt::<Freshness>().cloned().unwrap_or_default();
+    live::watch(&**bus, &freshness, row, read).await
 }

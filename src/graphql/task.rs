@@ -1,7 +1,5 @@
 //! Tasks.
 
-use std::sync::Arc;
-
 use async_graphql::{
     ContainerType as _, Context, Enum, ID, InputObject, Json as JsonScalar, Object, Result,
     ServerResult, SimpleObject, Subscription, Value, registry::Registry,
@@ -25,7 +23,7 @@ use super::{
 use crate::{
     domain::{Id, Machine as _, Table, id, policy::Resource, task},
     error::AppError,
-    live::{self, EventBus},
+    live,
     store::{
         accounts, archive, task_logs,
         tasks::{self, TaskInput as _},
@@ -546,7 +544,6 @@ impl TaskSubscription {
             super::id::<id::Task>(&id)?,
             services(ctx).clone(),
         );
-        let bus: &Arc<dyn EventBus> = ctx.data_unchecked();
         let read = move || {
             let services = services.clone();
             async move {
@@ -558,7 +555,7 @@ impl TaskSubscription {
                 })
             }
         };
-        let rows = live::watch(&**bus, Table::Task, id.uuid(), read).await?;
+        let rows = super::watch(ctx, (Table::Task, id.uuid()), read).await?;
         Ok(rows.map(|row| Ok(Task::of(&row?))))
     }
 }

@@ -3,7 +3,10 @@
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
-use super::{EventBus, Heard, LISTENER_CAPACITY, Listener, Topic};
+use super::{
+    EventBus, Heard, Interest, InterestListener, LISTENER_CAPACITY, Listener, Topic,
+    interests::Interests,
+};
 use crate::{domain::Change, error::TransportError};
 
 /// Tells the listeners of this process.
@@ -11,6 +14,7 @@ use crate::{domain::Change, error::TransportError};
 pub struct MemoryBus {
     changes: broadcast::Sender<Heard>,
     control: broadcast::Sender<Heard>,
+    interests: Interests,
 }
 
 impl Default for MemoryBus {
@@ -18,12 +22,16 @@ impl Default for MemoryBus {
         Self {
             changes: broadcast::Sender::new(LISTENER_CAPACITY),
             control: broadcast::Sender::new(LISTENER_CAPACITY),
+            interests: Interests::default(),
         }
     }
 }
 
 impl MemoryBus {
     pub(super) fn tell(&self, topic: Topic, heard: Heard) {
+        if topic == Topic::Changes {
+            self.interests.tell(&heard);
+        }
         // Nobody listening is no fault.
         let _ = self.channel(topic).send(heard);
     }
@@ -49,6 +57,10 @@ impl EventBus for MemoryBus {
 
     fn listen(&self, topic: Topic) -> Listener {
         Listener(self.channel(topic).subscribe())
+    }
+
+    fn listen_to(&self, interest: Interest) -> InterestListener {
+        self.interests.listen(interest)
     }
 
     async fn ping(&self) -> Result<(), TransportError> {

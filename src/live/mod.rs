@@ -1,14 +1,19 @@
-//! Telling subscribers what has changed: the event bus, and streams of a row's newest form.
+//! Telling subscribers what has changed: the event bus, streams of a row's newest form, and one stream for many.
 
+mod freshness;
+mod interests;
 mod memory;
 mod redis;
-mod router;
+mod shared;
 mod watch;
 
 use async_trait::async_trait;
+pub use freshness::Freshness;
+pub(crate) use freshness::Looker;
+pub use interests::{Interest, InterestListener};
 pub use memory::MemoryBus;
 pub use redis::RedisBus;
-pub use router::{Interest, Router, Watcher};
+pub use shared::Shared;
 use tokio::sync::broadcast;
 pub use watch::{Seen, watch};
 
@@ -49,6 +54,9 @@ pub trait EventBus: Send + Sync {
 
     /// Hears everything of a topic from now on.
     fn listen(&self, topic: Topic) -> Listener;
+
+    /// Hears of what an interest is about from now on.
+    fn listen_to(&self, interest: Interest) -> InterestListener;
 
     /// Whether changes get through now.
     async fn ping(&self) -> Result<(), TransportError>;

@@ -10,7 +10,7 @@ use fred::{
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{EventBus, Heard, Listener, MemoryBus, Topic};
+use super::{EventBus, Heard, Interest, InterestListener, Listener, MemoryBus, Topic};
 use crate::{config::Secret, domain::Change, error::TransportError};
 
 /// Publishes to Redis and tells this process' listeners what any process published.
@@ -124,6 +124,10 @@ impl EventBus for RedisBus {
 
     fn listen(&self, topic: Topic) -> Listener {
         self.local.listen(topic)
+    }
+
+    fn listen_to(&self, interest: Interest) -> InterestListener {
+        self.local.listen_to(interest)
     }
 
     async fn ping(&self) -> Result<(), TransportError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt as _, stream};
 use uuid::Uuid;
 
-use super::{EventBus, Heard, Listener, Topic};
+use super::{EventBus, Freshness, Interest, InterestListener, freshness::Looker};
 use crate::{domain::Table, error::AppError};
 
 /// What a read of the watched row gave.
@@ -17,9 +17,8 @@ pub struct Seen<T> {
 }
 
 struct Watch<R> {
-    listener: Listener,
-    table: Table,
-    id: Uuid,
+    listener: InterestListener,
+    looker: Looker,
     read: R,
     newest: i64,
     is_over: bool,
@@ -32,13 +31,16 @@ struct Watch<R> {
 /// what has been sent is dropped; after a gap the row is read again. `read` applies the viewer's scope each time, so
 /// that somebody who has lost the right to see it sees no more.
 ///
+/// Who asks through `freshness` gets the row as it is then, again even if it has not changed: what hangs on it may have.
+/// While the database is away they are let go on with what is known.
+///
 /// # Errors
 /// The first read's error, at once. A later read that fails for a while is tried again; one that says the row is out
 /// of reach ends the stream with that error.
 pub async fn watch<T, R, F>(
     bus: &dyn EventBus,
-    table: Table,
-    id: Uuid,
+    freshness: &Freshness,
+    (table, id): (Table, Uuid),
     read: R,
 ) -> Result<impl Stream<Item = Result<T, AppError>> + use<T, R, F>, AppError>
 where
@@ -46,12 +48,13 @@ where
     F: Future<Output = Result<Seen<T>, AppError>> + Send,
     T: Send,
 {
-    let listener = bus.listen(Topic::Changes);
+    let listener = bus.listen_to(Interest::Row(table, id));
+    let mut looker = freshness.looker();
+    looker.begin();
     let first = read().await?;
     let watch = Watch {
         listener,
-        table,
-        id,
+        looker,
         read,
         newest: first.version,
         is_over: first.is_last,
@@ -70,11 +73,17 @@ impl<R> Watch<R> {
         F: Future<Output = Result<Seen<T>, AppError>>,
     {
         while !self.is_over {
-            if !self.heard_something_newer().await {
+            // Whoever asks for more has passed on what was given.
+            self.looker.settle();
+            if !self.has_reason_to_look().await {
                 return None;
             }
+            let is_asked = self.looker.is_asked();
+            self.looker.begin();
             match (self.read)().await {
-                Ok(seen) if seen.version > self.newest => {
+                Ok(seen)
+                    if seen.version > self.newest || (is_asked && seen.version == self.newest) =>
+                {
                     self.newest = seen.version;
                     self.is_over = seen.is_last;
                     return Some(Ok(seen.row));
@@ -83,6 +92,7 @@ impl<R> Watch<R> {
                 // What was heard stays unread: look again soon, without waiting for more.
                 Err(AppError::Unavailable { .. }) => {
                     self.must_look = true;
+                    self.looker.settle();
                     pause().await;
                 }
                 Err(error) => {
@@ -95,23 +105,13 @@ impl<R> Watch<R> {
     }
 
     /// Waits for a reason to read; `false` when the bus has closed.
-    async fn heard_something_newer(&mut self) -> bool {
+    async fn has_reason_to_look(&mut self) -> bool {
         if std::mem::take(&mut self.must_look) {
             return true;
         }
-        loop {
-            match self.listener.next().await {
-                None => return false,
-                Some(Heard::Gap) => return true,
-                Some(Heard::Change(change)) => {
-                    if change.table == self.table
-                        && change.id == self.id
-                        && change.version > self.newest
-                    {
-                        return true;
-                    }
-                }
-            }
+        tokio::select! {
+            is_open = self.listener.newer_than(self.newest) => is_open,
+            () = self.looker.asked() => true,
         }
     }
 }

@@ -59,6 +59,10 @@ pub struct Meters {
     pub transport_errors: Counter,
     /// Tasks in this process' hands.
     pub running: Gauge,
+    /// Open WebSockets of this process.
+    pub sockets: Gauge,
+    /// Subscriptions that run for any number of followers, set when somebody asks.
+    pub shared_runs: Gauge,
     /// Tasks of the whole service, set when somebody asks.
     pub depth: Family<DepthLabels, Gauge>,
     /// Living workers of the whole service, set when somebody asks.
@@ -85,6 +89,8 @@ impl Default for Meters {
             scheduled: Counter::default(),
             transport_errors: Counter::default(),
             running: Gauge::default(),
+            sockets: Gauge::default(),
+            shared_runs: Gauge::default(),
             depth: Family::default(),
             workers: Gauge::default(),
         };
@@ -146,6 +152,12 @@ impl Default for Meters {
             "tasks_running",
             "Tasks in this worker's hands",
             meters.running.clone(),
+        );
+        registry.register("sockets", "Open WebSockets", meters.sockets.clone());
+        registry.register(
+            "shared_runs",
+            "Subscriptions that run for their followers together",
+            meters.shared_runs.clone(),
         );
         registry.register(
             "queue_depth",

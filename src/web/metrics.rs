@@ -20,6 +20,8 @@ pub async fn text(web: Data<&Web>) -> Response {
         tracing::debug!(%error, "the depths are not known now");
         web.meters.depth.clear();
     }
+    let shared_runs = i64::try_from(web.api.shared_runs()).unwrap_or(i64::MAX);
+    web.meters.shared_runs.set(shared_runs);
     match web.meters.text() {
         Ok(text) => Response::builder()
             .header(header::CONTENT_TYPE, MEDIA_TYPE)

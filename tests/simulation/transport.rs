@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use main_webserver::{
     domain::{Change, Id, id::Task},
     error::TransportError,
-    live::{EventBus, Listener, Topic},
+    live::{EventBus, Interest, InterestListener, Listener, Topic},
     queue::TaskQueue,
     store::tasks::Hint,
 };
@@ -200,6 +200,10 @@ impl EventBus for SimBus {
 
     fn listen(&self, topic: Topic) -> Listener {
         self.node.bus.listen(topic)
+    }
+
+    fn listen_to(&self, interest: Interest) -> InterestListener {
+        self.node.bus.listen_to(interest)
     }
 
     async fn ping(&self) -> Result<(), TransportError> {

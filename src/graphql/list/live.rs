@@ -3,14 +3,14 @@
 //! A change wakes the subscriptions it may concern, by its table and owner; they read again, at most twenty times a second
 //! each, and send what differs from what was sent last. Nothing is read while nothing changes.
 
-use std::{borrow::Cow, pin::Pin, time::Duration};
+use std::{borrow::Cow, pin::Pin, sync::Arc, time::Duration};
 
 use async_graphql::{
     Context, ID, Name, Response, ServerError, ServerResult, SubscriptionType, Value,
     indexmap::IndexMap,
     registry::{MetaType, Registry},
 };
-use futures_util::{Stream, stream};
+use futures_util::{Stream, future::select_all, stream};
 use tokio::time::Instant;
 
 use super::{
@@ -25,10 +25,10 @@ use crate::{
         Table,
         policy::{Action, Scope, Viewer, scope},
     },
-    live::{Interest, Router},
+    live::{EventBus, Freshness, Interest, InterestListener, Looker},
 };
 
-/// Shortest time between two looks of one subscription: what changes meanwhile is seen together.
+/// Shortest time between two looks of one subscription.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Pause before the next look while the database is away.
 const OUTAGE: Duration = Duration::from_millis(500);
@@ -113,10 +113,12 @@ impl SubscriptionType for LiveLists {
         } else {
             Look::List(LISTS.iter().find(|entry| entry.list == name)?)
         };
+        let freshness = ctx.data_opt::<Freshness>().cloned().unwrap_or_default();
         let watch = Watch {
             ctx,
             look,
-            watcher: None,
+            listeners: None,
+            looker: freshness.looker(),
             sent: None,
             looked_at: None,
             is_over: false,
@@ -130,7 +132,9 @@ impl SubscriptionType for LiveLists {
 struct Watch<'a, 'b> {
     ctx: &'a Context<'b>,
     look: Look,
-    watcher: Option<crate::live::Watcher>,
+    /// There before the first look, so that nothing is missed in between.
+    listeners: Option<Vec<InterestListener>>,
+    looker: Looker,
     sent: Option<Value>,
     looked_at: Option<Instant>,
     is_over: bool,
@@ -139,10 +143,13 @@ struct Watch<'a, 'b> {
 impl Watch<'_, '_> {
     async fn next(&mut self) -> Option<Response> {
         while !self.is_over {
+            // Whoever asks for more has passed on what was given.
+            self.looker.settle();
             if let Err(error) = self.wait().await {
                 self.is_over = true;
                 return Some(self.failed(error));
             }
+            self.looker.begin();
             self.looked_at = Some(Instant::now());
             match self.value().await {
                 Ok(value) if self.sent.as_ref() == Some(&value) => {}
@@ -152,6 +159,7 @@ impl Watch<'_, '_> {
                 }
                 // What was sent stays true until the database is back; the first look has nothing to stay with.
                 Err(error) if self.sent.is_some() && is_outage(&error) => {
+                    self.looker.settle();
                     pause_until(Instant::now() + OUTAGE).await;
                     self.looked_at = None;
                 }
@@ -164,22 +172,40 @@ impl Watch<'_, '_> {
         None
     }
 
-    /// Waits for a reason to look. The first time there is one at once; the watcher is there before the look.
+    /// Waits for a reason to look; the first time, and after an outage, there is one at once.
     async fn wait(&mut self) -> ServerResult<()> {
-        let Some(watcher) = &self.watcher else {
+        let Some(listeners) = &mut self.listeners else {
             let viewer =
                 viewer(self.ctx).map_err(|error| error.into_server_error(self.ctx.item.pos))?;
             let interests = match self.look {
                 Look::List(entry) => interests((entry.noun)(), viewer),
                 Look::Node => node_interests(&self.ctx.param_value::<ID>("id", None)?.1, viewer),
             };
-            let router: &Router = self.ctx.data_unchecked();
-            self.watcher = Some(router.watch(interests));
+            let bus: &Arc<dyn EventBus> = self.ctx.data_unchecked();
+            let listeners = interests
+                .into_iter()
+                .map(|interest| bus.listen_to(interest));
+            self.listeners = Some(listeners.collect());
             return Ok(());
         };
-        if let Some(looked_at) = self.looked_at {
-            watcher.changed().await;
+        let Some(looked_at) = self.looked_at else {
+            return Ok(());
+        };
+        let changed = async {
+            let each = listeners
+                .iter_mut()
+                .map(|listener| Box::pin(listener.changed()));
+            if each.len() == 0 {
+                std::future::pending::<()>().await;
+            }
+            select_all(each).await;
+            // What changes meanwhile is seen together.
             pause_until(looked_at + PAUSE).await;
+        };
+        tokio::select! {
+            () = changed => {}
+            // Somebody who has just come sees nothing older than that.
+            () = self.looker.asked() => {}
         }
         Ok(())
     }

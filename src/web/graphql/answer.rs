@@ -7,7 +7,10 @@ use poem::{
 };
 use serde::Serialize;
 
-use crate::{error::AppError, graphql::error::Coded};
+use crate::{
+    error::AppError,
+    graphql::{error, follow::is_refused},
+};
 
 /// The form of an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,13 +94,6 @@ struct Text<'a> {
     extensions: &'a std::collections::BTreeMap<String, Value>,
 }
 
-/// Whether the request was refused before any field of it was executed: the errors of fields have a path.
-fn is_refused(answer: &Answer) -> bool {
-    answer.data == Value::Null
-        && !answer.errors.is_empty()
-        && answer.errors.iter().all(|error| error.path.is_empty())
-}
-
 fn text(answer: &Answer) -> Text<'_> {
     Text {
         data: (!is_refused(answer)).then_some(&answer.data),
@@ -166,7 +162,6 @@ fn write_text(form: Form, status: StatusCode, text: &impl Serialize) -> Response
 }
 
 /// A refusal of what is no request to be executed.
-pub fn refuse(form: Form, status: StatusCode, error: &AppError) -> Response {
-    let answer = Answer::from_errors(vec![ServerError::from(Coded(error))]);
-    write_text(form, status, &text(&answer))
+pub fn refuse(form: Form, status: StatusCode, reason: &AppError) -> Response {
+    write_text(form, status, &text(&error::refusal(reason)))
 }

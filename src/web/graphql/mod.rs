@@ -1,13 +1,10 @@
 //! GraphQL over HTTP: queries by GET, everything by POST, subscriptions as event streams, and the upgrade to a WebSocket.
 
 mod answer;
-mod read;
+pub(super) mod read;
 
 use answer::{Accepted, Form};
-use async_graphql::{
-    BatchRequest, Executor as _, http::ALL_WEBSOCKET_PROTOCOLS, parser::types::OperationType,
-};
-use async_graphql_poem::GraphQLProtocol;
+use async_graphql::{BatchRequest, parser::types::OperationType};
 use futures_util::{StreamExt as _, future, stream};
 use poem::{
     Body, FromRequest as _, IntoResponse, Request, RequestBody, Response, handler,
@@ -19,15 +16,26 @@ use poem::{
     },
 };
 
-use super::{Web, socket};
+use super::{
+    Web,
+    socket::{self, protocol::Dialect},
+};
 use crate::{
     error::AppError,
-    graphql::{Answer, Prepared, Requester, limits},
+    graphql::{
+        Answer, Prepared, Requester,
+        follow::{self, Session},
+        limits,
+    },
     store::sessions::Origin,
 };
 
 /// Largest request body and largest message on a socket, in bytes.
 const LARGEST: usize = 1024 * 1024;
+/// What a socket reads at once, and what it gathers before it writes. They are there for every socket, at rest too, and
+/// what is larger takes a few more calls.
+const READ_BUFFER: usize = 2 * 1024;
+const WRITE_BUFFER: usize = 4 * 1024;
 /// Pause between the signs of life on an event stream.
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
 
@@ -182,14 +190,14 @@ async fn one(
         Ok((viewer, until)) => (Ok(viewer), until),
         Err(error) => (Err(error), None),
     };
-    let prepared = prepared.by(Requester {
+    let requester = Requester {
         viewer,
         origin: origin(request),
-    });
+    };
     if form == Form::Events {
-        events(web, prepared, until)
+        events(web, prepared, requester, until)
     } else {
-        match web.api.answer(prepared).await {
+        match web.api.answer(prepared.by(requester)).await {
             Answer::Text(text) => answer::write_ready(form, text),
             Answer::Response(answer) => answer::write(form, &answer),
         }
@@ -206,20 +214,29 @@ async fn many(request: &Request, web: &Web, batch: Vec<async_graphql::Request>) 
     let each = batch.into_iter().map(|asked| async {
         let viewer = web.auth.viewer(&web.store, authorization).await;
         let origin = origin(request);
-        web.api
-            .execute(asked.data(Requester { viewer, origin }))
-            .await
+        match web.api.prepare(asked) {
+            Ok(prepared) => web.api.run(prepared.by(Requester { viewer, origin })).await,
+            Err(refused) => *refused,
+        }
     });
     answer::write_all(form, &future::join_all(each).await)
 }
 
 /// The "distinct connections" mode of the GraphQL over Server-Sent Events protocol (the graphql-sse library's document).
-fn events(web: &Web, prepared: Prepared, until: Option<chrono::DateTime<chrono::Utc>>) -> Response {
-    let answers = web
-        .api
-        .follow(prepared, std::sync::Arc::default())
-        .map(|answer| serde_json::to_string(&answer).unwrap_or_default());
-    let answers = answers.map(|text| Event::message(text).event_type("next"));
+fn events(
+    web: &Web,
+    prepared: Prepared,
+    requester: Requester,
+    until: Option<chrono::DateTime<chrono::Utc>>,
+) -> Response {
+    let answers = web.api.follow(prepared, &Session::of(requester));
+    let answers = answers.map(|answer| {
+        let text = match answer {
+            follow::Answer::Response(text) => text.to_string(),
+            follow::Answer::Refused(errors) => format!(r#"{{"errors":{errors}}}"#),
+        };
+        Event::message(text).event_type("next")
+    });
     let complete = stream::once(future::ready(Event::message("").event_type("complete")));
     let (stop, clock) = (web.stop.clone(), web.store.clock.clone());
     let end = async move {
@@ -238,21 +255,22 @@ async fn upgrade(request: &Request, web: &Web) -> Response {
     let Ok(upgrade) = WebSocket::from_request(request, &mut no_body).await else {
         return bad_request(request, "this is no upgrade to a WebSocket");
     };
-    let Ok(GraphQLProtocol(protocol)) = GraphQLProtocol::from_request(request, &mut no_body).await
-    else {
+    let Some(dialect) = Dialect::of(request) else {
         return bad_request(
             request,
             "the WebSocket protocol graphql-transport-ws or graphql-ws is expected",
         );
     };
     let (web, origin) = (web.clone(), origin(request));
-    let open = move |stream| socket::serve(stream, web, protocol, origin);
+    let open = move |stream| socket::serve(stream, web, dialect, origin);
     let limits = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
         .max_message_size(Some(LARGEST))
         .max_frame_size(Some(LARGEST));
     upgrade
         .config(limits)
-        .protocols(ALL_WEBSOCKET_PROTOCOLS)
+        .protocols(Dialect::NAMES)
         .on_upgrade(open)
         .into_response()
 }

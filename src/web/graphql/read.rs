@@ -57,6 +57,17 @@ pub fn body(bytes: &[u8]) -> Result<BatchRequest, String> {
     }
 }
 
+/// Reads one request, as an operation on a socket has it.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn one(text: &[u8]) -> Result<Request, String> {
+    match body(text)? {
+        BatchRequest::Single(request) => Ok(request),
+        BatchRequest::Batch(_) => Err("one request is expected".to_owned()),
+    }
+}
+
 /// Reads a query string; variables and extensions in it are JSON.
 pub fn query_string(text: &str) -> Result<Request, String> {
     let mut parameters = Parameters::default();

@@ -1,0 +1,53 @@
+//! What changes cost the database while thousands watch.
+
+use std::time::Duration;
+
+use crate::{
+    clients::Crowd,
+    server::{Kind, Server},
+};
+
+/// Live operations of one socket.
+const EACH: usize = 10;
+const ROUNDS: usize = 10;
+
+const READS: &str = "SELECT COALESCE(sum(calls), 0)::bigint FROM pg_stat_statements \
+    WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+    AND query ILIKE 'SELECT%' AND query LIKE '%FROM \"task\"%'";
+
+/// Counts the reads of tasks for changes of more and more of the watched rows.
+pub async fn measure(operations: usize, keys: usize) {
+    let mut server = Server::start(Kind::Ours).await.unwrap();
+    let (token, tasks) = server.prepare(keys).await;
+    let sockets = operations / EACH;
+    let mut crowd = Crowd::default();
+    crowd.grow(&server, &token, &tasks, sockets, EACH).await;
+    println!("\nlive: {operations} subscriptions of {keys} tasks on {sockets} sockets\n");
+    println!(
+        "{:<24} {:>9} {:>9} {:>9}",
+        "rows changed", "answers", "reads", "a change"
+    );
+    for touched in [1, keys.div_ceil(10), keys] {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let before = server.query_one(READS).await;
+        for round in 0..ROUNDS {
+            for task in &tasks[..touched] {
+                server.publish(task, touched * 1000 + round).await;
+            }
+            crowd
+                .have(touched * 1000 + round, touched * operations / keys)
+                .await;
+        }
+        let (changes, reads) = (touched * ROUNDS, server.query_one(READS).await - before);
+        let ratio = format!(
+            "{:.2}",
+            f64::from(i32::try_from(reads).unwrap()) / f64::from(i32::try_from(changes).unwrap())
+        );
+        println!(
+            "{:<24} {:>9} {reads:>9} {ratio:>9}",
+            changes,
+            changes * operations / keys
+        );
+    }
+    server.stop().await;
+}
