@@ -284,7 +284,7 @@ impl ContainerMutation {
     async fn create_container(
         &self,
         ctx: &Context<'_>,
-        input: CreateContainerInput,
+        #[graphql(desc = "The container to make.")] input: CreateContainerInput,
     ) -> Result<CreateContainerPayload> {
         let wanted = Create {
             app: &input.app,
@@ -306,7 +306,7 @@ impl ContainerMutation {
     async fn delete_container(
         &self,
         ctx: &Context<'_>,
-        input: DeleteContainerInput,
+        #[graphql(desc = "The container to remove.")] input: DeleteContainerInput,
     ) -> Result<DeleteContainerPayload> {
         let deleted = services(ctx).delete_container(
             viewer(ctx)?,
