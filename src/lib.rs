@@ -9,7 +9,7 @@
 //! |---|---|
 //! | a table | a step in `migration/src`, `store/<noun>.rs` with `impl Scoped`, `graphql/<noun>.rs` |
 //! | with a life cycle | also `domain/<noun>.rs`, its table of transitions |
-//! | a mutation | a function in `services/<noun>.rs`, a resolver in `graphql/<noun>.rs`, a test in `tests/` |
+//! | a mutation | a function in `services/<noun>.rs`, a resolver in `graphql/<noun>.rs`, who may in `graphql/access.rs`, a sample in `tests/access/samples.rs`, a test in `tests/` |
 //! | a kind of task | `tasks/<kind>.rs` with its input and run, a line in [`tasks::registry`] |
 //! | an engine | `providers/<engine>.rs`, a line in [`providers::from_settings`] and in `tests/providers.rs` |
 //! | a setting | a field of [`config::Settings`] and its line in [`config::KEYS`] |

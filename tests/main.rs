@@ -6,8 +6,10 @@
 
 mod harness;
 
+mod access;
 mod accounts;
 mod architecture;
+mod attacks;
 mod chaos;
 mod containers;
 mod docker;

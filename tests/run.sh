@@ -10,13 +10,14 @@
 #   docker     a real Docker engine: conformance, containers end to end, a killed worker
 #   doc        documentation tests and the documentation itself
 #   browser    the console in Chromium, and client libraries
+#   schema     what this change of schema.graphql is to clients
 #
 # What is missing on a Debian machine is installed. Servers are private to the run: own ports, own folders, ended with
 # it. A part that cannot run is named, and is a failure when CI=true.
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-ALL="lint sqlite postgres simulation processes chaos docker doc browser"
+ALL="lint sqlite postgres simulation processes chaos docker doc browser schema"
 PARTS="${*:-$ALL}"
 RUN="$(mktemp -d /tmp/main-webserver-tests.XXXXXX)"
 PIDS=()
@@ -178,6 +179,12 @@ part_browser() {
     package chromium chromium || return 3
     # The tests' own build of the binary: another set of features would be another build of everything.
     cargo nextest run --no-run --locked && tests/browser/run.sh "$PWD/target/debug/main-webserver"
+}
+
+part_schema() {
+    command -v node >/dev/null || package node nodejs npm || return 3
+    (cd tests/browser && { [ -d node_modules/graphql ] || npm ci --no-audit --no-fund --prefer-offline; }) || return 3
+    node --test tests/schema-change/changes.test.mjs && node tests/schema-change/check.mjs
 }
 
 for part in $PARTS; do

@@ -259,7 +259,11 @@ pub struct AccountMutation;
 #[Object]
 impl AccountMutation {
     /// Opens an account and logs in.
-    async fn sign_up(&self, ctx: &Context<'_>, input: SignUpInput) -> Result<Credentials> {
+    async fn sign_up(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The new account.")] input: SignUpInput,
+    ) -> Result<Credentials> {
         let SignUpInput {
             email,
             name,
@@ -272,7 +276,11 @@ impl AccountMutation {
     }
 
     /// Logs in with address and password.
-    async fn log_in(&self, ctx: &Context<'_>, input: LogInInput) -> Result<Credentials> {
+    async fn log_in(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Who logs in.")] input: LogInInput,
+    ) -> Result<Credentials> {
         Ok(services(ctx)
             .log_in(&input.email, &input.password, &origin(ctx))
             .await?
@@ -283,7 +291,7 @@ impl AccountMutation {
     async fn refresh_session(
         &self,
         ctx: &Context<'_>,
-        input: RefreshSessionInput,
+        #[graphql(desc = "The session to keep.")] input: RefreshSessionInput,
     ) -> Result<Credentials> {
         Ok(services(ctx)
             .refresh_session(&input.refresh_token)
@@ -295,7 +303,7 @@ impl AccountMutation {
     async fn log_out(
         &self,
         ctx: &Context<'_>,
-        input: Option<LogOutInput>,
+        #[graphql(desc = "What to end; this session by default.")] input: Option<LogOutInput>,
     ) -> Result<LogOutPayload> {
         let ended = services(ctx)
             .log_out(viewer(ctx)?, input.unwrap_or_default().everywhere)

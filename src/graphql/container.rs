@@ -282,7 +282,7 @@ impl ContainerMutation {
     async fn create_container(
         &self,
         ctx: &Context<'_>,
-        input: CreateContainerInput,
+        #[graphql(desc = "The container to make.")] input: CreateContainerInput,
     ) -> Result<CreateContainerPayload> {
         let wanted = Create {
             app: &input.app,
@@ -304,7 +304,7 @@ impl ContainerMutation {
     async fn delete_container(
         &self,
         ctx: &Context<'_>,
-        input: DeleteContainerInput,
+        #[graphql(desc = "The container to remove.")] input: DeleteContainerInput,
     ) -> Result<DeleteContainerPayload> {
         let deleted = services(ctx).delete_container(
             viewer(ctx)?,

@@ -2,6 +2,7 @@
 //!
 //! A resolver has three moves: parse, one call, wrap. Business rules live in `services`, access in `domain::policy`.
 
+pub mod access;
 mod account;
 mod app;
 mod container;

@@ -151,8 +151,10 @@ impl Operations {
         if let Some(document) = lock(&self.documents).get(text) {
             return Ok(Arc::clone(document));
         }
+        let shown = |error: AppError| ServerError::from(Coded(&error));
+        limits::check_text(text).map_err(shown)?;
         let document = parse_query(text)?;
-        limits::check(&document).map_err(|error| ServerError::from(Coded(&error)))?;
+        limits::check(&document).map_err(shown)?;
         let document = Arc::new(Known {
             document,
             ready: OnceLock::new(),

@@ -160,6 +160,7 @@ pub struct Worker(workers::Model);
 /// A process that runs tasks.
 #[Object]
 impl Worker {
+    /// Its id.
     async fn id(&self) -> ID {
         Id::<WorkerId>::new(self.0.id).to_string().into()
     }
@@ -362,7 +363,7 @@ impl QueueMutation {
     async fn create_task(
         &self,
         ctx: &Context<'_>,
-        input: CreateTaskInput,
+        #[graphql(desc = "The task to enqueue.")] input: CreateTaskInput,
     ) -> Result<CreateTaskPayload> {
         let task = services(ctx)
             .create_task(viewer(ctx)?, input.into())
@@ -376,7 +377,7 @@ impl QueueMutation {
     async fn create_tasks(
         &self,
         ctx: &Context<'_>,
-        input: CreateTasksInput,
+        #[graphql(desc = "The tasks to enqueue.")] input: CreateTasksInput,
     ) -> Result<CreateTasksPayload> {
         let wanted = input.tasks.into_iter().map(Wanted::from).collect();
         let tasks = services(ctx).create_tasks(viewer(ctx)?, wanted).await?;
@@ -392,7 +393,7 @@ impl QueueMutation {
     async fn retry_task(
         &self,
         ctx: &Context<'_>,
-        input: RetryTaskInput,
+        #[graphql(desc = "The task to try again.")] input: RetryTaskInput,
     ) -> Result<RetryTaskPayload> {
         let task = services(ctx)
             .retry_task(viewer(ctx)?, id(&input.id)?)
@@ -406,7 +407,7 @@ impl QueueMutation {
     async fn retry_dead_letters(
         &self,
         ctx: &Context<'_>,
-        input: RetryDeadLettersInput,
+        #[graphql(desc = "Which of them.")] input: RetryDeadLettersInput,
     ) -> Result<RetryDeadLettersPayload> {
         let which = DeadLetters {
             kind: input.kind,
@@ -427,7 +428,7 @@ impl QueueMutation {
     async fn set_task_priority(
         &self,
         ctx: &Context<'_>,
-        input: SetTaskPriorityInput,
+        #[graphql(desc = "The task and its new priority.")] input: SetTaskPriorityInput,
     ) -> Result<SetTaskPriorityPayload> {
         let task = services(ctx)
             .set_task_priority(viewer(ctx)?, id(&input.id)?, input.priority.into())
@@ -441,7 +442,7 @@ impl QueueMutation {
     async fn pause_task_kind(
         &self,
         ctx: &Context<'_>,
-        input: TaskKindInput,
+        #[graphql(desc = "The kind to pause.")] input: TaskKindInput,
     ) -> Result<TaskKindPayload> {
         set_paused(ctx, &input.kind, true).await
     }
@@ -450,7 +451,7 @@ impl QueueMutation {
     async fn resume_task_kind(
         &self,
         ctx: &Context<'_>,
-        input: TaskKindInput,
+        #[graphql(desc = "The kind to resume.")] input: TaskKindInput,
     ) -> Result<TaskKindPayload> {
         set_paused(ctx, &input.kind, false).await
     }

@@ -177,7 +177,7 @@ impl ScheduleMutation {
     async fn put_schedule(
         &self,
         ctx: &Context<'_>,
-        input: PutScheduleInput,
+        #[graphql(desc = "The schedule as it is to be.")] input: PutScheduleInput,
     ) -> Result<PutSchedulePayload> {
         let wanted = Wanted {
             name: &input.name,
@@ -199,7 +199,7 @@ impl ScheduleMutation {
     async fn delete_schedule(
         &self,
         ctx: &Context<'_>,
-        input: DeleteScheduleInput,
+        #[graphql(desc = "The schedule to remove.")] input: DeleteScheduleInput,
     ) -> Result<DeleteSchedulePayload> {
         let schedule = services(ctx)
             .delete_schedule(viewer(ctx)?, id(&input.id)?)

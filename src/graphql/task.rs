@@ -128,6 +128,7 @@ static ARCHIVED: Noun = Noun {
             "When it went into the archive.",
         )
         .filtered()
+        .ordered()
         .measured(),
         field(
             "document",
@@ -400,6 +401,7 @@ struct TaskParts(Id<id::Task>);
 #[Object]
 impl TaskParts {
     /// The parts it has split its work into, the oldest first; at most 100.
+    #[graphql(complexity = "1 + 20 * child_complexity")]
     async fn children(&self, ctx: &Context<'_>) -> Result<Vec<Task>> {
         let children = services(ctx).children(viewer(ctx)?, self.0).await?;
         Ok(children.iter().map(Task::of).collect())
@@ -500,7 +502,7 @@ impl TaskMutation {
     async fn start_demo_task(
         &self,
         ctx: &Context<'_>,
-        input: StartDemoTaskInput,
+        #[graphql(desc = "How long it takes.")] input: StartDemoTaskInput,
     ) -> Result<StartDemoTaskPayload> {
         let key = input.idempotency_key.as_deref();
         let task = services(ctx)
@@ -517,7 +519,7 @@ impl TaskMutation {
     async fn cancel_task(
         &self,
         ctx: &Context<'_>,
-        input: CancelTaskInput,
+        #[graphql(desc = "The task to stop.")] input: CancelTaskInput,
     ) -> Result<CancelTaskPayload> {
         let task = services(ctx)
             .cancel_task(viewer(ctx)?, id(&input.id)?)

@@ -15,7 +15,7 @@ use crate::{
     },
     error::AppError,
     store::{
-        kinds,
+        keeps_text, keeps_time, kinds,
         scoped::Scoped as _,
         statistics::{self, Statistics},
         tasks::{self, Column, Entity, LeaseHeld, Model, NewTask},
@@ -134,7 +134,7 @@ impl Services {
         Ok(NewTask {
             owner: viewer.user(),
             priority: wanted.priority.unwrap_or(task.priority),
-            run_at: wanted.run_at,
+            run_at: wanted.run_at.map(|at| kept("runAt", at)).transpose()?,
             unique_key: unique_key.map(|key| key.as_str().to_owned()),
             ..task
         }
@@ -167,6 +167,13 @@ impl Services {
                 field: "first",
                 reason: format!("1 to {MANY} tasks are expected"),
             })?;
+        let texts = [("kind", &which.kind), ("errorCode", &which.error_code)];
+        for (field, text) in texts {
+            if !text.as_deref().is_none_or(keeps_text) {
+                let reason = "a text without a zero byte is expected".to_owned();
+                return Err(AppError::Invalid { field, reason });
+            }
+        }
         let mut dead = Entity::visible_to(viewer, Action::Operate)
             .filter(Column::State.eq(TaskState::Failed.as_str()));
         if let Some(kind) = which.kind {
@@ -176,7 +183,7 @@ impl Services {
             dead = dead.filter(Column::ErrorCode.eq(code));
         }
         if let Some(before) = which.failed_before {
-            dead = dead.filter(Column::FinishedAt.lt(before));
+            dead = dead.filter(Column::FinishedAt.lt(kept("failedBefore", before)?));
         }
         let mut tx = self.store.begin().await?;
         let dead = dead
@@ -262,6 +269,15 @@ impl Services {
         may_with_all(viewer, Action::Read, Resource::Queue)?;
         Ok(tasks::held_by_worker(&self.store, worker.id, LEASES).await?)
     }
+}
+
+fn kept(field: &'static str, at: DateTime<Utc>) -> Result<DateTime<Utc>, AppError> {
+    let reason = "a time before the year 10000 is expected";
+    let refused = || AppError::Invalid {
+        field,
+        reason: reason.to_owned(),
+    };
+    Some(at).filter(|at| keeps_time(*at)).ok_or_else(refused)
 }
 
 /// The task that was enqueued, or the earlier one if it is the same in what matters.

@@ -239,6 +239,9 @@ pub async fn resolve(ctx: &Context<'_>, noun: &'static Noun) -> ServerResult<Val
     let keys = given.iter().position(|(name, _)| name == "groupBy");
     let keys = keys.map_or(Value::Null, |at| given.swap_remove(at).1);
     let keys = read_keys(noun, keys).map_err(refuse)?;
+    if !keys.iter().all(|key| key.field.audience.has(viewer)) {
+        return Err(refuse(AppError::Forbidden));
+    }
     let mut asked = Asked::default();
     for (name, value) in given {
         asked.read(noun, &name, value).map_err(refuse)?;
@@ -268,6 +271,7 @@ pub async fn resolve(ctx: &Context<'_>, noun: &'static Noun) -> ServerResult<Val
         let Some(field) = fields
             .first()
             .and_then(|first| noun.field(&first.name.node))
+            .filter(|field| field.audience.has(viewer))
         else {
             continue;
         };

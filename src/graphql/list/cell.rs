@@ -167,6 +167,7 @@ pub fn write(out: &mut String, field: &Field, cells: &[Cell]) {
 /// The form of [`DateTime::to_rfc3339`], in a sixth of its time.
 fn write_time(out: &mut String, at: DateTime<Utc>) {
     use chrono::{Datelike as _, Timelike as _};
+    #[expect(clippy::cast_possible_truncation, reason = "a number of two digits")]
     fn two(out: &mut String, number: u32) {
         out.push(char::from(b'0' + (number / 10) as u8));
         out.push(char::from(b'0' + (number % 10) as u8));

@@ -17,12 +17,18 @@ use super::{
     noun::{Field, Kind, Link, Noun},
     row::Shown,
 };
-use crate::{domain::policy::Viewer, error::AppError};
+use crate::{
+    domain::policy::Viewer,
+    error::AppError,
+    store::{keeps_text, keeps_time},
+};
 
 /// Most values of an `in`, most tests of a filter, and its deepest nesting.
 const VALUES: usize = 500;
 const TESTS: usize = 100;
 const DEPTH: usize = 8;
+/// Longest pattern, in characters; SQLite takes 50,000 bytes.
+const PATTERN: usize = 1000;
 
 /// What a row has to be like.
 #[derive(Clone, Debug)]
@@ -76,7 +82,7 @@ pub enum Part {
 impl Pattern {
     fn parse(text: &str) -> Result<Self, String> {
         let mut parts = Vec::new();
-        let mut letters = text.chars();
+        let mut letters = bounded(text)?.chars();
         while let Some(letter) = letters.next() {
             parts.push(match letter {
                 '%' => Part::Any,
@@ -88,9 +94,9 @@ impl Pattern {
         Ok(Self(parts))
     }
 
-    fn prefix(text: &str) -> Self {
-        let letters = text.chars().map(Part::Letter);
-        Self(letters.chain([Part::Any]).collect())
+    fn prefix(text: &str) -> Result<Self, String> {
+        let letters = bounded(text)?.chars().map(Part::Letter);
+        Ok(Self(letters.chain([Part::Any]).collect()))
     }
 
     /// For `LIKE` with the backslash as escape; in lower case (of ASCII) for both sides when the case does not count.
@@ -128,6 +134,16 @@ impl Pattern {
         }
         text
     }
+}
+
+fn bounded(text: &str) -> Result<&str, String> {
+    if !keeps_text(text) {
+        return Err("a pattern has no zero byte".to_owned());
+    }
+    if text.chars().nth(PATTERN).is_some() {
+        return Err(format!("a pattern has {PATTERN} characters at most"));
+    }
+    Ok(text)
 }
 
 /// What can be asked of a kind: the name of its filter's type, the type of its values, and the tests.
@@ -322,6 +338,7 @@ fn read(
         return Err(format!("a filter is nested {DEPTH} deep at most"));
     }
     let mut all = Vec::new();
+    let before = *tests;
     for (name, value) in object {
         if value == Value::Null {
             continue;
@@ -352,6 +369,8 @@ fn read(
             }
         }
     }
+    // What asks for nothing is a part of the statement all the same.
+    *tests += usize::from(*tests == before);
     if *tests > TESTS {
         return Err(format!("a filter has {TESTS} tests at most"));
     }
@@ -388,7 +407,7 @@ fn read_tests(
             "isNull" => Test::IsNull(value == Value::Boolean(true)),
             "like" => Test::Like(Pattern::parse(&text(&value)?)?),
             "ilike" => Test::Ilike(Pattern::parse(&text(&value)?)?),
-            "prefix" => Test::Like(Pattern::prefix(&text(&value)?)),
+            "prefix" => Test::Like(Pattern::prefix(&text(&value)?)?),
             other => return Err(format!("{}: there is no test {other}", field.name)),
         };
         all.push(Tree::Test(field, test));
@@ -419,11 +438,12 @@ fn cell(field: &Field, value: Value) -> Result<Cell, String> {
         (Kind::Id(prefix), Value::String(text)) => {
             Cell::Uuid(id(text, prefix).unwrap_or(Uuid::nil()))
         }
-        (Kind::Text, Value::String(text)) => Cell::Text(text.clone()),
+        (Kind::Text, Value::String(text)) if keeps_text(text) => Cell::Text(text.clone()),
         (Kind::Int, Value::Number(number)) => Cell::Int(number.as_i64().ok_or_else(refused)?),
         (Kind::Bool, Value::Boolean(yes)) => Cell::Bool(*yes),
         (Kind::Time, Value::String(_)) => {
-            Cell::Time(<DateTime<Utc> as InputType>::parse(Some(value)).map_err(|_| refused())?)
+            let at = <DateTime<Utc> as InputType>::parse(Some(value)).map_err(|_| refused())?;
+            Cell::Time(Some(at).filter(|at| keeps_time(*at)).ok_or_else(refused)?)
         }
         (Kind::Word(words), Value::Enum(_) | Value::String(_)) => {
             let name = match &value {

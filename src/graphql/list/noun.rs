@@ -48,6 +48,10 @@ impl Audience {
 }
 
 /// A field that is made from columns of its row.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a question of its own"
+)]
 pub struct Field {
     pub name: &'static str,
     pub doc: &'static str,

@@ -19,7 +19,7 @@ use super::{
     row::Shown,
     statement::Sql,
 };
-use crate::{domain::policy::Viewer, error::AppError};
+use crate::{domain::policy::Viewer, error::AppError, store::keeps_text};
 
 /// Most keys of an order.
 const KEYS: usize = 4;
@@ -107,6 +107,7 @@ impl Order {
         Ok(Self(keys))
     }
 
+    #[must_use]
     pub fn reversed(&self) -> Self {
         Self(self.0.iter().map(|key| key.reversed()).collect())
     }
@@ -168,7 +169,10 @@ impl Order {
             }
             Some(match key.storage {
                 Storage::Uuid => Cell::Uuid(Uuid::try_parse(value.as_str()?).ok()?),
-                Storage::Text => Cell::Text(value.as_str()?.to_owned()),
+                Storage::Text => {
+                    let text = value.as_str().filter(|text| keeps_text(text))?;
+                    Cell::Text(text.to_owned())
+                }
                 Storage::Small | Storage::Int | Storage::Big => Cell::Int(value.as_i64()?),
                 Storage::Bool => Cell::Bool(value.as_bool()?),
                 Storage::Time => Cell::Time(

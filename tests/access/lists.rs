@@ -1,0 +1,220 @@
+//! The ways a list is answered, and what each has to answer: what the administrator sees, without what is not in reach.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use main_webserver::{
+    domain::{
+        Id,
+        id::User,
+        policy::{Action, Viewer},
+    },
+    graphql::list::{
+        lists::{Entry, LISTS},
+        noun::{Audience, Noun},
+    },
+};
+use serde_json::{Value, json};
+
+use super::{
+    printed::Printed,
+    scene::{Asking, Scene},
+};
+
+/// The ways to one answer.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Way {
+    /// A text written from the rows of one statement.
+    Compiled,
+    /// The same without the executor, once a document is known to be valid.
+    Ready,
+    /// Field by field: two selections under one key cannot be a text.
+    Resolved,
+    /// The first frame of a subscription, which has one list.
+    Watched,
+}
+
+pub const WAYS: [Way; 3] = [Way::Compiled, Way::Ready, Way::Resolved];
+
+impl Way {
+    /// The operation that selects lists, each with key, field, arguments and selection, in this way.
+    pub fn write(self, fields: &[(String, String, String)]) -> String {
+        let mut text = String::from(match self {
+            // `__typename` at the top keeps the executor in it.
+            Self::Compiled | Self::Resolved => "{ __typename ",
+            Self::Ready => "{ ",
+            Self::Watched => "subscription { ",
+        });
+        for (key, call, selection) in fields {
+            if self == Self::Resolved {
+                write!(text, "{key}: {call} {{ __typename }} ").unwrap();
+            }
+            write!(text, "{key}: {call} {{ __typename {selection}}} ").unwrap();
+        }
+        text.push('}');
+        text
+    }
+
+    /// The answer in this way.
+    pub async fn ask(self, who: &Asking, fields: &[(String, String, String)]) -> Value {
+        let text = self.write(fields);
+        if self == Self::Ready {
+            who.person.ask(&text).await;
+        }
+        let mut answer = if self == Self::Watched {
+            let mut socket = who.person.socket().await;
+            socket.subscribe(&text).await;
+            socket.hear().await.unwrap()["payload"].clone()
+        } else {
+            who.person.ask(&text).await.0
+        };
+        if let Some(data) = answer["data"].as_object_mut() {
+            data.remove("__typename");
+        }
+        if let Some(errors) = answer.get_mut("errors").and_then(Value::as_array_mut) {
+            for error in errors {
+                *error = error["extensions"]["code"].clone();
+            }
+        }
+        answer
+    }
+}
+
+/// Selects every declared field of an entity, those of the rows it points at too.
+pub fn whole(printed: &Printed, noun: &'static Noun) -> String {
+    let mut text = plain(printed, noun);
+    for link in noun.links {
+        let there = plain(printed, (link.noun)());
+        write!(text, "{} {{ {there}}} ", link.name).unwrap();
+    }
+    text
+}
+
+fn plain(printed: &Printed, noun: &'static Noun) -> String {
+    let mut text = String::from("__typename ");
+    for field in noun.fields {
+        let below = printed.selection(&printed.outputs[noun.name][field.name].of, 1);
+        text.push_str(field.name);
+        if below.is_empty() {
+            text.push(' ');
+        } else {
+            write!(text, " {{ {below}}} ").unwrap();
+        }
+    }
+    text
+}
+
+/// Every row there is, as the administrator sees it.
+pub struct Rows(BTreeMap<&'static str, Vec<Value>>);
+
+impl Rows {
+    pub async fn read(scene: &Scene, printed: &Printed) -> Self {
+        let mut rows = BTreeMap::new();
+        for entry in &LISTS {
+            let noun = (entry.noun)();
+            let call = format!("{}(first: 100)", entry.list);
+            let fields = [(
+                "it".to_owned(),
+                call,
+                format!("nodes {{ {} }} ", whole(printed, noun)),
+            )];
+            let answer = Way::Resolved.ask(&scene.admin, &fields).await;
+            let nodes = answer["data"]["it"]["nodes"].as_array();
+            let nodes = nodes.unwrap_or_else(|| panic!("{answer}")).clone();
+            assert!(!nodes.is_empty() && nodes.len() < 100, "{}", entry.list);
+            rows.insert(noun.name, nodes);
+        }
+        Self(rows)
+    }
+
+    pub fn of(&self, noun: &Noun) -> &[Value] {
+        &self.0[noun.name]
+    }
+
+    /// The row of the scene that a noun's tests are about.
+    pub fn chosen(&self, scene: &Scene, noun: &Noun) -> &Value {
+        self.find(noun, &scene.rows[noun.name]).unwrap()
+    }
+
+    fn find(&self, noun: &Noun, id: &str) -> Option<&Value> {
+        self.of(noun).iter().find(|row| row["id"] == id)
+    }
+
+    fn owner(&self, noun: &Noun, id: &str) -> Option<Id<User>> {
+        let row = self.find(noun, id)?;
+        let owner = if noun.owner == Some("id") {
+            &row["id"]
+        } else {
+            &row["owner"]["id"]
+        };
+        Id::parse(owner.as_str()?)
+    }
+
+    pub fn reaches(&self, who: &Asking, noun: &Noun, id: &Value) -> bool {
+        let owner = self.owner(noun, id.as_str().unwrap());
+        who.reaches(Action::Read, noun.resource, owner)
+    }
+
+    /// The row as somebody sees it; null out of their reach.
+    pub fn seen_by(&self, who: &Asking, noun: &'static Noun, row: &Value) -> Value {
+        if row.is_null() || !self.reaches(who, noun, &row["id"]) {
+            return Value::Null;
+        }
+        let mut row = row.clone();
+        for field in noun
+            .fields
+            .iter()
+            .filter(|field| !field.audience.has(who.viewer))
+        {
+            row[field.name] = Value::Null;
+        }
+        for link in noun.links {
+            if let Some(there) = row.get(link.name) {
+                row[link.name] = self.seen_by(who, (link.noun)(), there);
+            }
+        }
+        row
+    }
+
+    /// What somebody sees of rows in this order.
+    pub fn all_seen_by(&self, who: &Asking, noun: &'static Noun, rows: &[Value]) -> Vec<Value> {
+        let seen = rows.iter().map(|row| self.seen_by(who, noun, row));
+        seen.filter(|row| !row.is_null()).collect()
+    }
+}
+
+/// What somebody is told who has to log in before any row of the entity can be shown.
+pub fn refusal(who: &Asking, noun: &Noun) -> Option<Value> {
+    let is_refused =
+        who.viewer == Viewer::Anonymous && !who.reaches(Action::Read, noun.resource, None);
+    is_refused.then(|| json!(["UNAUTHENTICATED"]))
+}
+
+/// Fields only administrators see, of the entity and of those it can be filtered by: as filters.
+pub fn guarded_filters(noun: &'static Noun) -> Vec<String> {
+    let own = |noun: &'static Noun| {
+        let fields = noun
+            .fields
+            .iter()
+            .filter(|field| field.audience == Audience::Admins);
+        fields
+            .filter(|field| field.is_filtered)
+            .map(|field| format!("{{{}: {{isNull: false}}}}", field.name))
+    };
+    let mut filters: Vec<String> = own(noun).collect();
+    for link in noun.links.iter().filter(|link| link.is_filtered) {
+        filters.extend(own((link.noun)()).map(|filter| format!("{{{}: {filter}}}", link.name)));
+    }
+    let nested = filters.iter().flat_map(|filter| {
+        [
+            format!("{{not: {filter}}}"),
+            format!("{{or: [{{}}, {{and: [{filter}]}}]}}"),
+        ]
+    });
+    let nested: Vec<String> = nested.collect();
+    filters.extend(nested);
+    filters
+}
+
+pub fn entries() -> impl Iterator<Item = (&'static Entry, &'static Noun)> {
+    LISTS.iter().map(|entry| (entry, (entry.noun)()))
+}

@@ -1,0 +1,228 @@
+//! One operation for every field at the top, about a row of the owner's where it is about a row.
+
+use main_webserver::{domain::policy::Resource, graphql::list::lists::LISTS};
+
+use super::scene::Scene;
+use crate::harness::client::PASSWORD;
+
+/// What somebody gets who may ask and does not reach the row.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Hidden {
+    NotFound,
+    Empty,
+}
+
+/// Which row an operation is about.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum About {
+    /// None of somebody's.
+    Nothing,
+    /// Whoever asks.
+    Themselves,
+    /// The owner's row, or one that nobody owns.
+    Row(Resource, Hidden),
+}
+
+pub struct Sample {
+    pub field: String,
+    /// Arguments and selection. `$Container` and the like are ids of the scene, words in capitals are made for each use.
+    pub text: String,
+    pub about: About,
+}
+
+const BY_HAND: &[(&str, &str, About)] = {
+    use About::{Nothing, Row, Themselves};
+    use Hidden::{Empty, NotFound};
+    use Resource::{Container, Schedule, Task};
+    &[
+        (
+            "node",
+            "(id: \"$Container\") { id }",
+            Row(Container, NotFound),
+        ),
+        (
+            "nodes",
+            "(ids: [\"$Container\"]) { id }",
+            Row(Container, Empty),
+        ),
+        ("viewer", "{ id email role disabled }", Themselves),
+        (
+            "queue",
+            "{ at pausedKinds unknownKinds depths { kind count } rates { kind } }",
+            Nothing,
+        ),
+        (
+            "workers",
+            "{ id host leases { taskId } kinds { name } }",
+            Nothing,
+        ),
+        (
+            "signUp",
+            "(input: {email: \"$NEW@example.com\", name: \"N\", password: \"$PASSWORD\"}) { accessToken }",
+            Nothing,
+        ),
+        (
+            "logIn",
+            "(input: {email: \"$EMAIL\", password: \"$PASSWORD\"}) { accessToken user { id } }",
+            Nothing,
+        ),
+        (
+            "refreshSession",
+            "(input: {refreshToken: \"$REFRESH\"}) { accessToken session { id } }",
+            Nothing,
+        ),
+        ("logOut", "{ ok endedSessions }", Nothing),
+        (
+            "createContainer",
+            "(input: {app: \"hello\", region: \"us-east-1\"}) { container { id } task { id } }",
+            Nothing,
+        ),
+        (
+            "deleteContainer",
+            "(input: {id: \"$CONTAINER\"}) { container { id } }",
+            Row(Container, NotFound),
+        ),
+        (
+            "startDemoTask",
+            "(input: {steps: 1, stepMillis: 1}) { task { id } }",
+            Nothing,
+        ),
+        (
+            "cancelTask",
+            "(input: {id: \"$QUEUED\"}) { task { id } }",
+            Row(Task, NotFound),
+        ),
+        (
+            "retryTask",
+            "(input: {id: \"$FAILED\"}) { task { id } }",
+            Row(Task, NotFound),
+        ),
+        (
+            "createTask",
+            "(input: {kind: \"noop\"}) { task { id } }",
+            Nothing,
+        ),
+        (
+            "createTasks",
+            "(input: {tasks: [{kind: \"noop\"}]}) { tasks { id } }",
+            Nothing,
+        ),
+        (
+            "retryDeadLetters",
+            "(input: {kind: \"noop\"}) { tasks { id } }",
+            Nothing,
+        ),
+        (
+            "setTaskPriority",
+            "(input: {id: \"$QUEUED\", priority: BACKGROUND}) { task { id } }",
+            Row(Task, NotFound),
+        ),
+        (
+            "pauseTaskKind",
+            "(input: {kind: \"noop\"}) { pausedKinds }",
+            Nothing,
+        ),
+        (
+            "resumeTaskKind",
+            "(input: {kind: \"noop\"}) { pausedKinds }",
+            Nothing,
+        ),
+        (
+            "putSchedule",
+            "(input: {name: \"s-$NEW\", kind: \"noop\", cron: \"0 0 1 1 *\"}) { schedule { id } }",
+            Nothing,
+        ),
+        (
+            "deleteSchedule",
+            "(input: {id: \"$SCHEDULE\"}) { schedule { id } }",
+            Row(Schedule, NotFound),
+        ),
+        (
+            "containerUpdated",
+            "(id: \"$Container\") { id }",
+            Row(Container, NotFound),
+        ),
+        ("taskUpdated", "(id: \"$Task\") { id }", Row(Task, NotFound)),
+    ]
+};
+
+/// The samples written by hand, and three of every list.
+pub fn samples() -> Vec<Sample> {
+    let by_hand = BY_HAND.iter().map(|(field, text, about)| Sample {
+        field: (*field).to_owned(),
+        text: (*text).to_owned(),
+        about: *about,
+    });
+    let listed = LISTS.iter().flat_map(|entry| {
+        let noun = (entry.noun)();
+        let only = format!("(filter: {{id: {{eq: \"${}\"}}}})", noun.name);
+        let row = |hidden| About::Row(noun.resource, hidden);
+        [
+            (
+                entry.list.to_owned(),
+                format!("{only} {{ totalCount nodes {{ id }} }}"),
+                row(Hidden::Empty),
+            ),
+            (
+                entry.one.to_owned(),
+                format!("(id: \"${}\") {{ id }}", noun.name),
+                row(Hidden::NotFound),
+            ),
+            (
+                format!("{}Aggregate", entry.list),
+                format!("{only} {{ count }}"),
+                row(Hidden::Empty),
+            ),
+        ]
+    });
+    let listed = listed.map(|(field, text, about)| Sample { field, text, about });
+    by_hand.chain(listed).collect()
+}
+
+/// Whether what the operation is told is the owner's credential, so that it speaks for the owner whoever says it.
+pub fn speaks_for_the_owner(sample: &Sample) -> bool {
+    ["$EMAIL", "$REFRESH"]
+        .iter()
+        .any(|word| sample.text.contains(word))
+}
+
+impl Sample {
+    /// The text with the ids put in, and with what is used up made anew.
+    pub async fn fill(&self, scene: &Scene, time: usize) -> String {
+        let mut text = self.text.clone();
+        let mut names: Vec<_> = scene.rows.iter().collect();
+        // `$Task` begins like `$TaskSomething` would.
+        names.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
+        for (name, id) in names {
+            text = text.replace(&format!("${name}"), id);
+        }
+        text = text.replace("$NEW", &format!("new{time}"));
+        text = text.replace("$PASSWORD", PASSWORD);
+        text = text.replace("$EMAIL", &scene.owner.person.email);
+        if text.contains("$REFRESH") {
+            let login = scene.log_in(&scene.owner).await;
+            text = text.replace("$REFRESH", &login.refresh_token.unwrap());
+        }
+        if text.contains("$CONTAINER") {
+            text = text.replace(
+                "$CONTAINER",
+                &scene.owner.person.create("hello").await.container,
+            );
+        }
+        if text.contains("$QUEUED") {
+            text = text.replace("$QUEUED", &scene.queued().await);
+        }
+        if text.contains("$FAILED") {
+            text = text.replace("$FAILED", &scene.failed().await);
+        }
+        if text.contains("$SCHEDULE") {
+            let put = format!(
+                "mutation {{ putSchedule(input: {{name: \"d-{time}\", kind: \"noop\", cron: \"0 0 1 1 *\"}}) {{ schedule {{ id }} }} }}"
+            );
+            let put = scene.admin.person.ask(&put).await;
+            text = text.replace("$SCHEDULE", &put.text("/putSchedule/schedule/id"));
+        }
+        assert!(!text.contains('$'), "{text}");
+        text
+    }
+}

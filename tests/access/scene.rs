@@ -1,0 +1,212 @@
+//! A service with an owner, another user and an administrator, each with rows, and nobody.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use main_webserver::{
+    domain::{
+        Id,
+        id::User,
+        policy::{Action, Resource, Scope, Viewer, scope},
+    },
+    store::{archive, regions, schedules, tasks},
+};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait as _, EntityTrait as _, QueryFilter as _, sea_query::Expr,
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::harness::{Person, World, client::PASSWORD};
+
+/// Somebody who asks, and what the policy takes them for.
+pub struct Asking {
+    pub name: &'static str,
+    pub person: Person,
+    pub viewer: Viewer,
+}
+
+impl Asking {
+    /// Whether the policy lets them see a row of the resource that `owner` owns.
+    pub fn reaches(&self, action: Action, resource: Resource, owner: Option<Id<User>>) -> bool {
+        match scope(self.viewer, action, resource) {
+            Scope::Everything => true,
+            Scope::OwnedBy(user) => owner == Some(user),
+            Scope::Nothing => false,
+        }
+    }
+}
+
+pub struct Scene {
+    pub world: World,
+    pub nobody: Asking,
+    pub owner: Asking,
+    pub other: Asking,
+    pub admin: Asking,
+    /// One of the owner's rows of each type, and rows nobody owns.
+    pub rows: BTreeMap<&'static str, String>,
+    /// What stands in the owner's rows and in nobody else's.
+    pub marks: Vec<String>,
+}
+
+const FAR: Uuid = Uuid::from_u128(1);
+
+fn uuid(id: &str) -> Uuid {
+    Uuid::try_parse(id.rsplit_once('_').unwrap().1).unwrap()
+}
+
+async fn asking(name: &'static str, person: Person) -> Asking {
+    let viewer = person.ask("{ viewer { id role } }").await;
+    let id = Id::parse(&viewer.text("/viewer/id")).unwrap();
+    let session = Id::new(FAR);
+    // Every kind of viewer the policy knows, so that a new one is missed here: there is no host among them yet.
+    let by_role = |viewer: Viewer| match viewer {
+        Viewer::Anonymous | Viewer::System => unreachable!("nobody logs in as {viewer:?}"),
+        Viewer::User { .. } | Viewer::Admin { .. } => viewer,
+    };
+    let viewer = if viewer.text("/viewer/role") == "ADMIN" {
+        by_role(Viewer::Admin { id, session })
+    } else {
+        by_role(Viewer::User { id, session })
+    };
+    Asking {
+        name,
+        person,
+        viewer,
+    }
+}
+
+/// A running container, an ended task, an archived one, and the session they were asked for in.
+async fn rows_of(world: &World, who: &Asking) -> BTreeMap<&'static str, String> {
+    let person = &who.person;
+    let created = person.create("hello").await;
+    person.task_in(&created.task, "SUCCEEDED").await;
+    let task = person.demo(2, 1).await;
+    person.task_in(&task, "SUCCEEDED").await;
+    let user = who.viewer.user().unwrap();
+    let archived = world.store().entropy.uuid(world.store().now());
+    let at: DateTime<Utc> = "2024-02-29T12:00:00Z".parse().unwrap();
+    let row = archive::ActiveModel {
+        id: Set(archived),
+        kind: Set("demo".to_owned()),
+        owner_id: Set(Some(user.uuid())),
+        state: Set("succeeded".to_owned()),
+        finished_at: Set(at),
+        archived_at: Set(at),
+        document: Set(json!({ "input": { "of": person.email } })),
+    };
+    let db = world.store().db();
+    archive::Entity::insert(row)
+        .exec_without_returning(db)
+        .await
+        .unwrap();
+    let session = person.ask("{ sessions(first: 1) { nodes { id } } }").await;
+    BTreeMap::from([
+        ("User", user.to_string()),
+        ("Session", session.text("/sessions/nodes/0/id")),
+        ("Container", created.container),
+        ("Task", task),
+        ("ArchivedTask", format!("task_{}", archived.simple())),
+    ])
+}
+
+impl Scene {
+    pub async fn set() -> Self {
+        let world = World::start().await;
+        let nobody = Asking {
+            name: "nobody",
+            person: world.anonymous(),
+            viewer: Viewer::Anonymous,
+        };
+        let admin = asking("the administrator", world.admin().await).await;
+        let other = asking("another user", world.person("zoe").await).await;
+        let owner = asking("the owner", world.person("ada").await).await;
+        let others = rows_of(&world, &other).await;
+        let mut rows = rows_of(&world, &owner).await;
+        let mut marks: Vec<String> = rows.values().cloned().collect();
+        marks.push(owner.person.email.clone());
+        let schedule = "mutation { putSchedule(input: {name: \"nightly\", kind: \"noop\", cron: \"0 0 1 1 *\"}) { schedule { id } } }";
+        let schedule = admin
+            .person
+            .ask(schedule)
+            .await
+            .text("/putSchedule/schedule/id");
+        marks.push(schedule.clone());
+        let catalogue = "{ apps(filter: {slug: {eq: \"hello\"}}) { nodes { id } } regions(first: 1) { nodes { id } } }";
+        let catalogue = nobody.person.ask(catalogue).await;
+        rows.insert("Schedule", schedule);
+        rows.insert("App", catalogue.text("/apps/nodes/0/id"));
+        rows.insert("Region", catalogue.text("/regions/nodes/0/id"));
+        let db = world.store().db();
+        // A schedule that has made one of the owner's tasks, and one of the owner's tasks below another user's.
+        schedules::Entity::update_many()
+            .col_expr(
+                schedules::Column::LastTaskId,
+                Expr::value(uuid(&rows["Task"])),
+            )
+            .col_expr(schedules::Column::LastAt, Expr::value(world.store().now()))
+            .exec(db)
+            .await
+            .unwrap();
+        tasks::Entity::update_many()
+            .col_expr(tasks::Column::WorkerId, Expr::value(FAR))
+            .col_expr(tasks::Column::ParentId, Expr::value(uuid(&others["Task"])))
+            .filter(tasks::Column::Id.eq(uuid(&rows["Task"])))
+            .exec(db)
+            .await
+            .unwrap();
+        regions::Entity::update_many()
+            .col_expr(regions::Column::Provider, Expr::value("simulated"))
+            .exec(db)
+            .await
+            .unwrap();
+        Self {
+            world,
+            nobody,
+            owner,
+            other,
+            admin,
+            rows,
+            marks,
+        }
+    }
+
+    pub const fn viewers(&self) -> [&Asking; 4] {
+        [&self.nobody, &self.owner, &self.other, &self.admin]
+    }
+
+    /// What of the owner's an answer has that should have nothing of it.
+    pub fn leaks(&self, answer: &Value) -> Vec<&str> {
+        let text = answer.to_string();
+        let seen = self.marks.iter().filter(|mark| text.contains(&***mark));
+        seen.map(String::as_str).collect()
+    }
+
+    /// A task of the owner that no worker takes; `demo` has to be paused.
+    pub async fn queued(&self) -> String {
+        self.owner.person.demo(1, 1).await
+    }
+
+    /// A dead letter of the owner.
+    pub async fn failed(&self) -> String {
+        let task = self.queued().await;
+        let now = self.world.store().now();
+        tasks::Entity::update_many()
+            .col_expr(tasks::Column::State, Expr::value("failed"))
+            .col_expr(tasks::Column::FinishedAt, Expr::value(now))
+            .filter(tasks::Column::Id.eq(uuid(&task)))
+            .exec(self.world.store().db())
+            .await
+            .unwrap();
+        task
+    }
+
+    /// A person's newest login, so that ending it ends nothing else.
+    pub async fn log_in(&self, who: &Asking) -> Person {
+        match who.viewer {
+            Viewer::Anonymous | Viewer::System => who.person.clone(),
+            Viewer::Admin { .. } => self.world.admin().await,
+            Viewer::User { .. } => who.person.log_in(&who.person.email, PASSWORD).await,
+        }
+    }
+}
