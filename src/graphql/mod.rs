@@ -142,7 +142,9 @@ impl Api {
 
     /// The answer to a query or a mutation, as a text where it can be written at once.
     pub async fn answer(&self, prepared: Prepared) -> Answer {
-        if let (Some(ready), Some(viewer)) = (prepared.document.ready(), prepared.viewer) {
+        if let (Some(OperationType::Query), Some(ready), Some(viewer)) =
+            (prepared.kind, prepared.document.ready(), prepared.viewer)
+        {
             let answer = ready.answer(&self.store, viewer, &prepared.request.variables);
             if let Ok(Some(text)) = tokio::time::timeout(self.longest, answer).await {
                 return Answer::Text(text);

@@ -7,8 +7,7 @@
 use async_graphql::{
     Name, Variables,
     parser::types::{
-        DocumentOperations, ExecutableDocument, Field, OperationType, Selection, SelectionSet,
-        VariableDefinition,
+        ExecutableDocument, Field, OperationType, Selection, SelectionSet, VariableDefinition,
     },
 };
 use futures_util::future::try_join_all;
@@ -38,7 +37,8 @@ struct Root {
 impl Ready {
     /// Compiles a document's only operation; `None` when it has anything but lists, or could cost more than `cost`.
     pub fn compile(document: &ExecutableDocument, cost: usize) -> Option<Self> {
-        let DocumentOperations::Single(operation) = &document.operations else {
+        let mut operations = document.operations.iter();
+        let (Some((_, operation)), None) = (operations.next(), operations.next()) else {
             return None;
         };
         let operation = &operation.node;
