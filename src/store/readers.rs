@@ -59,12 +59,11 @@ impl Readers {
         };
         let idle = kept.idle().pop();
         let was_kept = idle.is_some();
-        let mut connection = match idle {
-            Some(connection) => connection,
-            None => {
-                let pool = self.db.get_postgres_connection_pool();
-                pool.acquire().await.map_err(conn_error)?
-            }
+        let mut connection = if let Some(connection) = idle {
+            connection
+        } else {
+            let pool = self.db.get_postgres_connection_pool();
+            pool.acquire().await.map_err(conn_error)?
         };
         match execute(&mut connection, &statement).await {
             Ok(rows) => {

@@ -122,7 +122,6 @@ async fn a_page_of_a_million_rows_is_read_by_an_index() {
                     "{who} {filter} {order}: {} blocks by {found:?}",
                     blocks(&plan[0])
                 );
-                println!("{line}");
                 if blocks(&plan[0]) > MOST_BLOCKS {
                     bad.push(line);
                 }

@@ -265,6 +265,5 @@ fn is_outage(error: &ServerError) -> bool {
 }
 
 async fn pause_until(at: Instant) {
-    #[expect(clippy::disallowed_methods, reason = "a pause is real time")]
     tokio::time::sleep_until(at).await;
 }
