@@ -14,16 +14,17 @@ use uuid::Uuid;
 
 use crate::harness::World;
 
-/// A page of 50 may read so many pages of 8 KiB: each of its rows from another one, and the way down to them.
-const MOST_BLOCKS: u64 = 250;
+/// A page of 50 may read so many pages of 8 KiB: each of its rows from another one, ten others before it that do not
+/// fit, and the way down to them.
+const MOST_BLOCKS: u64 = 700;
 
 /// A million containers of a thousand people, in time's order, in all the states of life.
 const CONTAINERS: &str = "INSERT INTO container (id, owner_id, app_id, region_id, state, version, dpi, ports, created_at, updated_at, running_at)
     SELECT lpad(to_hex(1000000000 + x), 32, '0')::uuid, o.id, a.id, r.id,
-        (ARRAY['requested', 'creating', 'running', 'running', 'running', 'deleted', 'deleted', 'deleted', 'deleted', 'failed'])[1 + x / 7 % 10],
+        (ARRAY['requested', 'creating', 'running', 'running', 'running', 'deleted', 'deleted', 'deleted', 'deleted', 'failed'])[(1 + x / 7 % 10)::int],
         1, 96, '{}', now() - make_interval(secs => 2000000 - x), now() - make_interval(secs => x * 7919 % 2000000),
         CASE WHEN x % 3 > 0 THEN now() - make_interval(secs => x * 104729 % 2000000) END
-    FROM generate_series(1, 1000000) AS s(x)
+    FROM generate_series(1::bigint, 1000000) AS s(x)
     JOIN (SELECT id, row_number() OVER (ORDER BY id) - 1 AS n FROM account WHERE email LIKE '%@plans') AS o ON o.n = x * 31 % 1000
     JOIN (SELECT id, row_number() OVER (ORDER BY id) - 1 AS n FROM app) AS a ON a.n = x % (SELECT count(*) FROM app)
     JOIN (SELECT id, row_number() OVER (ORDER BY id) - 1 AS n FROM region) AS r ON r.n = x % (SELECT count(*) FROM region)";
