@@ -1,6 +1,11 @@
 //! Many sockets on one server: how soon an event reaches the last of them, what one costs, and what a change costs the
 //! database. `run.sh` starts what it needs; the times are for reading, nothing is asserted of them.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark measures and waits in real time"
+)]
+
 mod bare;
 mod clients;
 mod live;

@@ -59,7 +59,7 @@ impl Kind {
 enum Outlet {
     /// A row changed in the database, and the word of it in Redis, as a worker does it.
     Row {
-        database: tokio_postgres::Client,
+        database: Box<tokio_postgres::Client>,
         redis: TcpStream,
         versions: std::collections::HashMap<String, i64>,
     },
@@ -116,7 +116,7 @@ impl Server {
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let outlet = match kind {
             Kind::Ours | Kind::Before => {
-                let database = connect(&database).await;
+                let database = Box::new(connect(&database).await);
                 let redis = setting("REDIS_URL");
                 let redis = redis.trim_start_matches("redis://").split('/').next();
                 let redis = TcpStream::connect(redis.unwrap()).await.unwrap();
