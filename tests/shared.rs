@@ -328,6 +328,47 @@ async fn a_run_ends_with_the_last_socket_that_left_without_a_word() {
 }
 
 #[tokio::test]
+async fn a_list_and_a_node_are_shared_like_a_row() {
+    let world = World::start().await;
+    let (ada, eve) = (world.person("ada").await, world.person("eve").await);
+    let task = ada.demo(1, 60_000).await;
+    let list = "subscription { tasks { nodes { id state } } }".to_owned();
+    let node = format!("subscription {{ node(id: \"{task}\") {{ ... on Task {{ state }} }} }}");
+    for (query, state) in [
+        (list, "/data/tasks/nodes/0/state"),
+        (node, "/data/node/state"),
+    ] {
+        let mut sockets = Vec::new();
+        for _ in 0..4 {
+            let mut socket = ada.socket().await;
+            socket.subscribe(&query).await;
+            let first = socket.next().await.unwrap();
+            assert!(first.pointer(state).is_some(), "{first}");
+            sockets.push(socket);
+        }
+        meter_is(&ada, "shared_runs", 1).await;
+        let mut other = eve.socket().await;
+        other.subscribe(&query).await;
+        let theirs = other.next().await.unwrap();
+        assert!(theirs.pointer(state).is_none(), "{theirs}");
+        if query.contains("tasks") {
+            // What has been committed is in the first answer of who comes after.
+            let second = ada.demo(1, 60_000).await;
+            let mut late = ada.socket().await;
+            late.subscribe(&query).await;
+            let first = late.next().await.unwrap().to_string();
+            assert!(first.contains(&second), "{first}");
+            for socket in &mut sockets {
+                while !socket.next().await.unwrap().to_string().contains(&second) {}
+            }
+        }
+        drop((sockets, other));
+        meter_is(&ada, "shared_runs", 0).await;
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn an_event_stream_shares_the_run_of_the_sockets() {
     let world = World::start().await;
     let ada = world.person("ada").await;
