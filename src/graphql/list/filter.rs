@@ -1,7 +1,4 @@
-//! Filters: an input type an entity, and the condition it becomes.
-//!
-//! Conditions are true or false and never unknown: a comparison with a missing value is false, `neq` and `notIn` hold for it,
-//! and `not` turns each into its opposite. Both databases compare texts by their bytes and ignore the case of ASCII only.
+//! Filters: an input type an entity, read into a tree.
 
 use std::{borrow::Cow, marker::PhantomData};
 
@@ -13,22 +10,17 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    cell::{Cell, Storage},
+    cell::Cell,
     noun::{Field, Kind, Link, Noun},
+    pattern::Pattern,
     row::Shown,
 };
-use crate::{
-    domain::policy::Viewer,
-    error::AppError,
-    store::{keeps_text, keeps_time},
-};
+use crate::store::{keeps_text, keeps_time};
 
 /// Most values of an `in`, most tests of a filter, and its deepest nesting.
 const VALUES: usize = 500;
 const TESTS: usize = 100;
 const DEPTH: usize = 8;
-/// Longest pattern, in characters; SQLite takes 50,000 bytes.
-const PATTERN: usize = 1000;
 
 /// What a row has to be like.
 #[derive(Clone, Debug)]
@@ -66,84 +58,6 @@ impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name)
     }
-}
-
-/// A pattern of SQL's `LIKE`, taken apart because the databases write it differently.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Pattern(pub Vec<Part>);
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Part {
-    Any,
-    One,
-    Letter(char),
-}
-
-impl Pattern {
-    fn parse(text: &str) -> Result<Self, String> {
-        let mut parts = Vec::new();
-        let mut letters = bounded(text)?.chars();
-        while let Some(letter) = letters.next() {
-            parts.push(match letter {
-                '%' => Part::Any,
-                '_' => Part::One,
-                '\\' => Part::Letter(letters.next().ok_or("a pattern ends in a backslash")?),
-                letter => Part::Letter(letter),
-            });
-        }
-        Ok(Self(parts))
-    }
-
-    fn prefix(text: &str) -> Result<Self, String> {
-        let letters = bounded(text)?.chars().map(Part::Letter);
-        Ok(Self(letters.chain([Part::Any]).collect()))
-    }
-
-    /// For `LIKE` with the backslash as escape; in lower case (of ASCII) for both sides when the case does not count.
-    fn like(&self, ignores_case: bool) -> String {
-        let mut text = String::new();
-        for part in &self.0 {
-            match part {
-                Part::Any => text.push('%'),
-                Part::One => text.push('_'),
-                Part::Letter(letter) => {
-                    if matches!(letter, '%' | '_' | '\\') {
-                        text.push('\\');
-                    }
-                    text.push(if ignores_case {
-                        letter.to_ascii_lowercase()
-                    } else {
-                        *letter
-                    });
-                }
-            }
-        }
-        text
-    }
-
-    /// For SQLite's `GLOB`, which minds the case.
-    fn glob(&self) -> String {
-        let mut text = String::new();
-        for part in &self.0 {
-            match part {
-                Part::Any => text.push('*'),
-                Part::One => text.push('?'),
-                Part::Letter(letter @ ('*' | '?' | '[')) => text.extend(['[', *letter, ']']),
-                Part::Letter(letter) => text.push(*letter),
-            }
-        }
-        text
-    }
-}
-
-fn bounded(text: &str) -> Result<&str, String> {
-    if !keeps_text(text) {
-        return Err("a pattern has no zero byte".to_owned());
-    }
-    if text.chars().nth(PATTERN).is_some() {
-        return Err(format!("a pattern has {PATTERN} characters at most"));
-    }
-    Ok(text)
 }
 
 /// What can be asked of a kind: the name of its filter's type, the type of its values, and the tests.
@@ -461,128 +375,4 @@ fn cell(field: &Field, value: Value) -> Result<Cell, String> {
         }
         _ => return Err(refused()),
     })
-}
-
-impl Tree {
-    /// Refuses what asks of fields the viewer does not see.
-    pub fn check(&self, viewer: Viewer) -> Result<(), AppError> {
-        match self {
-            Self::All(trees) | Self::Any(trees) => {
-                trees.iter().try_for_each(|tree| tree.check(viewer))
-            }
-            Self::Not(tree) | Self::Across(_, tree) => tree.check(viewer),
-            Self::Test(field, _) if field.audience.has(viewer) => Ok(()),
-            Self::Test(..) => Err(AppError::Forbidden),
-        }
-    }
-
-    /// Writes the condition for the row called `row` in the statement.
-    pub fn write(&self, sql: &mut super::statement::Sql, row: &str) {
-        match self {
-            Self::All(trees) => join(sql, row, trees, " AND ", "TRUE"),
-            Self::Any(trees) => join(sql, row, trees, " OR ", "FALSE"),
-            Self::Not(tree) => {
-                sql.text.push_str("NOT ");
-                tree.write(sql, row);
-            }
-            Self::Test(field, test) => write_test(sql, row, field, test),
-            Self::Across(link, tree) => {
-                let noun = (link.noun)();
-                let there = sql.name();
-                sql.push(&[
-                    "EXISTS (SELECT 1 FROM ",
-                    noun.table,
-                    " AS ",
-                    &there,
-                    " WHERE ",
-                    &there,
-                    ".id = ",
-                    row,
-                    ".",
-                    link.column,
-                    " AND ",
-                ]);
-                sql.scope(noun, &there);
-                sql.text.push_str(" AND ");
-                tree.write(sql, &there);
-                sql.text.push(')');
-            }
-        }
-    }
-}
-
-fn join(sql: &mut super::statement::Sql, row: &str, trees: &[Tree], word: &str, empty: &str) {
-    match trees {
-        [] => sql.text.push_str(empty),
-        [one] => one.write(sql, row),
-        many => {
-            for (index, tree) in many.iter().enumerate() {
-                sql.text.push_str(if index == 0 { "(" } else { word });
-                tree.write(sql, row);
-            }
-            sql.text.push(')');
-        }
-    }
-}
-
-fn write_test(sql: &mut super::statement::Sql, row: &str, field: &Field, test: &Test) {
-    let column = format!("{row}.{}", field.column());
-    // Collation "C" is the order of bytes.
-    let ordered = if field.storage() == Storage::Text && sql.is_postgres() {
-        format!("{column} COLLATE \"C\"")
-    } else {
-        column.clone()
-    };
-    let is_negative = matches!(test, Test::Neq(_) | Test::NotIn(_));
-    let may_be_null = field.is_nullable && !matches!(test, Test::IsNull(_));
-    if may_be_null {
-        let (check, word) = if is_negative {
-            ("NULL", "OR")
-        } else {
-            ("NOT NULL", "AND")
-        };
-        sql.push(&["(", &column, " IS ", check, " ", word, " "]);
-    }
-    match test {
-        Test::Eq(value) => sql.compare(&column, "=", value),
-        Test::Neq(value) => sql.compare(&column, "<>", value),
-        Test::Lt(value) => sql.compare(&ordered, "<", value),
-        Test::Lte(value) => sql.compare(&ordered, "<=", value),
-        Test::Gt(value) => sql.compare(&ordered, ">", value),
-        Test::Gte(value) => sql.compare(&ordered, ">=", value),
-        Test::In(values) => sql.among(&column, false, values, field.storage()),
-        Test::NotIn(values) => sql.among(&column, true, values, field.storage()),
-        Test::IsNull(yes) => {
-            sql.push(&[
-                "(",
-                &column,
-                if *yes { " IS NULL)" } else { " IS NOT NULL)" },
-            ]);
-        }
-        Test::Like(pattern) if sql.is_postgres() => {
-            let text = sql.put(pattern.like(false));
-            sql.push(&["(", &ordered, " LIKE ", &text, ")"]);
-        }
-        Test::Like(pattern) => {
-            let text = sql.put(pattern.glob());
-            sql.push(&["(", &column, " GLOB ", &text, ")"]);
-        }
-        Test::Ilike(pattern) => {
-            let text = sql.put(pattern.like(true));
-            let (from, to) = if sql.is_postgres() {
-                ("lower(", ")")
-            } else {
-                ("", "")
-            };
-            let escape = if sql.is_postgres() {
-                ""
-            } else {
-                " ESCAPE '\\'"
-            };
-            sql.push(&["(", from, &ordered, to, " LIKE ", &text, escape, ")"]);
-        }
-    }
-    if may_be_null {
-        sql.text.push(')');
-    }
 }

@@ -7,12 +7,14 @@
 
 pub mod aggregate;
 pub mod cell;
+mod condition;
 pub mod connection;
 pub mod filter;
 pub mod lists;
 pub mod live;
 pub mod noun;
 pub mod order;
+pub mod pattern;
 pub mod read;
 pub mod ready;
 pub mod row;
