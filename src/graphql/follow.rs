@@ -19,7 +19,7 @@ use crate::{domain::policy::Viewer, store::sessions::Origin};
 ///
 /// A field belongs here when each of its items replaces the one before, what it shows depends on nothing of the
 /// requester but their reach, and its source answers to the
-/// [`Freshness`](crate::live::Freshness) in its context, as [`super::watch`] does. A
+/// [`Freshness`](crate::live::Freshness) in its context, as `watch` does. A
 /// field whose items add up, such as the lines of a log, does not: a follower may miss items that have been overtaken.
 pub const SHARED: &[&str] = &["containerUpdated", "node", "taskUpdated"];
 
