@@ -29,15 +29,18 @@ impl<T> Id<T> {
 impl<T: Identified> Id<T> {
     /// Reads the form that [`fmt::Display`] writes; `None` for anything else, another type's id among it.
     pub fn parse(text: &str) -> Option<Self> {
-        let hex = text.strip_prefix(T::PREFIX)?.strip_prefix('_')?;
-        let is_canonical = hex.len() == 32
-            && hex
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        is_canonical
-            .then(|| Uuid::try_parse(hex).ok().map(Self::new))
-            .flatten()
+        read(T::PREFIX, text).map(Self::new)
     }
+}
+
+/// Reads an id with this prefix in the one form that is written.
+pub fn read(prefix: &str, text: &str) -> Option<Uuid> {
+    let hex = text.strip_prefix(prefix)?.strip_prefix('_')?;
+    let is_canonical = hex.len() == 32
+        && hex
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    is_canonical.then(|| Uuid::try_parse(hex).ok()).flatten()
 }
 
 impl<T: Identified> fmt::Display for Id<T> {

@@ -25,7 +25,7 @@ use super::{
     select::{Columns, Shape, collect},
 };
 use crate::{
-    domain::policy::Viewer,
+    domain::{self, policy::Viewer},
     error::AppError,
     store::{Store, accounts, apps, archive, containers, regions, schedules, sessions, tasks},
 };
@@ -103,10 +103,7 @@ pub fn parse_id(noun: &'static Noun, text: &str) -> Option<Uuid> {
     let Kind::Id(prefix) = noun.fields.first()?.kind else {
         return None;
     };
-    let hex = text.strip_prefix(prefix)?.strip_prefix('_')?;
-    let is_canonical = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    (hex.len() == 32 && hex.bytes().all(is_canonical)).then_some(())?;
-    Uuid::try_parse(hex).ok()
+    domain::id::read(prefix, text)
 }
 
 /// The part of the query type that the declarations make.
