@@ -5,39 +5,9 @@ import { ApolloClient, ApolloLink, CombinedGraphQLErrors, HttpLink, InMemoryCach
 import { GraphQLWsLink } from '@apollo/client/link/subscriptions';
 import { OperationTypeNode } from 'graphql';
 import { Client, fetchExchange, subscriptionExchange } from '@urql/core';
-import { createClient } from 'graphql-ws';
-import WebSocket from 'ws';
-
-const { BASE_URL } = process.env;
-const ENDPOINT = `${BASE_URL}/graphql`;
-const SOCKET = ENDPOINT.replace('http', 'ws');
-
-const SIGN_UP = 'mutation SignUp($input: SignUpInput!) { signUp(input: $input) { accessToken user { id email } } }';
-const APPS = 'query Apps { apps { nodes { id slug } pageInfo { hasNextPage } } }';
-const START = 'mutation Start($input: StartDemoTaskInput!) { startDemoTask(input: $input) { task { id state } } }';
-const WATCH = 'subscription Watch($id: ID!) { taskUpdated(id: $id) { id state progress version } }';
-const TASK = 'query Task($id: ID!) { task(id: $id) { id } }';
-
-const person = () => ({ email: `${crypto.randomUUID()}@example.com`, name: 'Client', password: 'correct horse battery' });
-const slow = { steps: 8, stepMillis: 50 };
-
-function checkFrames(frames) {
-  const versions = frames.map((frame) => frame.version);
-  assert.deepEqual(versions, [...versions].sort((a, b) => a - b));
-  assert.ok(frames.length >= 4, `${frames.length} frames`);
-  assert.deepEqual([frames.at(-1).state, frames.at(-1).progress], ['SUCCEEDED', 100]);
-}
-
-function within(promise) {
-  const late = new Promise((_, reject) => setTimeout(reject, 20_000, new Error('no end in time')).unref());
-  return Promise.race([promise, late]);
-}
-
-const socketFor = (token) => createClient({
-  url: SOCKET,
-  webSocketImpl: WebSocket,
-  connectionParams: { authorization: `Bearer ${token}` },
-});
+import {
+  APPS, ENDPOINT, Frames, SIGN_UP, START, TASK, WATCH, checkFrames, only, person, slow, socketFor, within,
+} from './service.mjs';
 
 test('Apollo Client', async () => {
   let token;
@@ -114,22 +84,31 @@ test('urql', async () => {
 });
 
 test('graphql-ws alone, queries and mutations too', async () => {
-  const ask = async (socket, query, variables) => {
-    for await (const answer of socket.iterate({ query, variables })) return answer;
-  };
-  const anonymous = createClient({ url: SOCKET, webSocketImpl: WebSocket });
-  const { data } = await within(ask(anonymous, SIGN_UP, { input: person() }));
-  const refused = await within(ask(anonymous, START, { input: slow }));
+  const anonymous = socketFor();
+  assert.equal((await only(anonymous, APPS)).data.apps.nodes[0].slug, 'hello');
+  const { data } = await only(anonymous, SIGN_UP, { input: person() });
+  const refused = await only(anonymous, START, { input: slow });
   assert.equal(refused.errors[0].extensions.code, 'UNAUTHENTICATED');
   await anonymous.dispose();
   const socket = socketFor(data.signUp.accessToken);
-  const started = await within(ask(socket, START, { input: slow }));
+  const started = await only(socket, START, { input: slow });
+  const { id } = started.data.startDemoTask.task;
   const frames = [];
   await within((async () => {
-    for await (const frame of socket.iterate({ query: WATCH, variables: { id: started.data.startDemoTask.task.id } })) {
-      frames.push(frame.data.taskUpdated);
-    }
+    for await (const frame of socket.iterate({ query: WATCH, variables: { id } })) frames.push(frame.data.taskUpdated);
   })());
   checkFrames(frames);
+  assert.deepEqual((await only(socket, TASK, { id })).data.task, frames.at(-1));
+  await socket.dispose();
+});
+
+test('graphql-ws hears the errors of what is no operation of the schema', async () => {
+  const socket = socketFor();
+  for (const query of ['{ nothing }', 'mutation { nothing }', 'subscription { nothing }']) {
+    const frames = new Frames();
+    socket.subscribe({ query }, frames);
+    const [error] = await frames.failure();
+    assert.equal(error.extensions.code, 'BAD_USER_INPUT', query);
+  }
   await socket.dispose();
 });

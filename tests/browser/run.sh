@@ -7,7 +7,7 @@ FOLDER="$(mktemp -d)"
 trap 'kill "$SERVER" 2>/dev/null; wait "$SERVER" 2>/dev/null; rm -rf "$FOLDER"' EXIT
 
 [ -d node_modules ] && [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund --prefer-offline
-export EMAIL=admin@localhost PASSWORD="a password for the tests"
+export BINARY EMAIL=admin@localhost PASSWORD="a password for the tests"
 (cd "$FOLDER" && ADMIN_PASSWORD="$PASSWORD" PORT=0 PROVIDER=simulated exec "$BINARY") >"$FOLDER/out" &
 SERVER=$!
 for _ in $(seq 100); do
