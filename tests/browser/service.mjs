@@ -9,6 +9,7 @@ export const inSocket = (endpoint) => endpoint.replace('http', 'ws');
 export const SIGN_UP = 'mutation SignUp($input: SignUpInput!) { signUp(input: $input) { accessToken user { id email } } }';
 export const APPS = 'query Apps { apps { nodes { id slug } pageInfo { hasNextPage } } }';
 export const START = 'mutation Start($input: StartDemoTaskInput!) { startDemoTask(input: $input) { task { id state } } }';
+export const CANCEL = 'mutation Cancel($input: CancelTaskInput!) { cancelTask(input: $input) { task { id state } } }';
 export const WATCH = 'subscription Watch($id: ID!) { taskUpdated(id: $id) { id state progress version } }';
 export const TASK = 'query Task($id: ID!) { task(id: $id) { id state progress version } }';
 export const CREATE = 'mutation Create($input: CreateContainerInput!) { createContainer(input: $input) { container { id state version } } }';

@@ -7,7 +7,7 @@ import { print } from 'graphql';
 import { createClient } from 'graphql-sse';
 import { ownServer } from './server.mjs';
 import {
-  APPS, CREATE, ENDPOINT, FOLLOW, Frames, SIGN_UP, START, TASK, WATCH,
+  APPS, CANCEL, CREATE, ENDPOINT, FOLLOW, Frames, SIGN_UP, START, TASK, WATCH,
   ask, bearer, checkFrames, endless, eventually, hello, only, person, signUp, slow, socketFor,
 } from './service.mjs';
 
@@ -82,7 +82,7 @@ test('what graphql-sse has left is not sent to it and not run any more', async (
   // The task goes on, and whoever still watches hears of it.
   const socket = socketFor(token, { endpoint });
   socket.subscribe({ query: WATCH, variables: { id } }, kept);
-  await ask('mutation($id: ID!) { cancelTask(input: {id: $id}) { task { id } } }', { id }, { token, endpoint });
+  await ask(CANCEL, { input: { id } }, { token, endpoint });
   await kept.until('the end of the task', (frame) => frame.data.taskUpdated.state === 'CANCELLED');
   await kept.end();
   assert.equal(left.all.length, known);
