@@ -9,7 +9,7 @@ import {
   APPS, ENDPOINT, Frames, SIGN_UP, START, TASK, WATCH, checkFrames, only, person, slow, socketFor, within,
 } from './service.mjs';
 
-test('Apollo Client', async () => {
+test('Apollo Client', async (t) => {
   let token;
   const auth = new ApolloLink((operation, forward) => {
     if (token) operation.setContext({ headers: { authorization: `Bearer ${token}` } });
@@ -26,9 +26,10 @@ test('Apollo Client', async () => {
   const { data } = await anonymous.mutate({ mutation: gql(SIGN_UP), variables: { input: person() } });
   token = data.signUp.accessToken;
 
-  const socket = socketFor(token);
+  const socket = socketFor(t, token);
   const isSubscription = ({ operationType }) => operationType === OperationTypeNode.SUBSCRIPTION;
   const client = new ApolloClient({ link: ApolloLink.split(isSubscription, new GraphQLWsLink(socket), http), cache: new InMemoryCache() });
+  t.after(() => client.stop());
   const apps = await client.query({ query: gql(APPS) });
   assert.equal(apps.data.apps.nodes[0].slug, 'hello');
   assert.equal(await code(client.query({ query: gql(TASK), variables: { id: 'task_0' } })), 'NOT_FOUND');
@@ -43,11 +44,9 @@ test('Apollo Client', async () => {
     });
   }));
   checkFrames(frames);
-  client.stop();
-  await socket.dispose();
 });
 
-test('urql', async () => {
+test('urql', async (t) => {
   let token;
   let socket;
   const client = new Client({
@@ -66,7 +65,7 @@ test('urql', async () => {
   const code = ({ error }) => error.graphQLErrors[0].extensions.code;
   assert.equal(code(await client.mutation(START, { input: slow })), 'UNAUTHENTICATED');
   token = (await client.mutation(SIGN_UP, { input: person() })).data.signUp.accessToken;
-  socket = socketFor(token);
+  socket = socketFor(t, token);
   assert.equal((await client.query(APPS, {})).data.apps.nodes[0].slug, 'hello');
   assert.equal(code(await client.query(TASK, { id: 'task_0' })), 'NOT_FOUND');
   assert.equal(code(await client.mutation(START, { input: { stepMillis: -1 } })), 'BAD_USER_INPUT');
@@ -80,17 +79,15 @@ test('urql', async () => {
     });
   }));
   checkFrames(frames);
-  await socket.dispose();
 });
 
-test('graphql-ws alone, queries and mutations too', async () => {
-  const anonymous = socketFor();
+test('graphql-ws alone, queries and mutations too', async (t) => {
+  const anonymous = socketFor(t);
   assert.equal((await only(anonymous, APPS)).data.apps.nodes[0].slug, 'hello');
   const { data } = await only(anonymous, SIGN_UP, { input: person() });
   const refused = await only(anonymous, START, { input: slow });
   assert.equal(refused.errors[0].extensions.code, 'UNAUTHENTICATED');
-  await anonymous.dispose();
-  const socket = socketFor(data.signUp.accessToken);
+  const socket = socketFor(t, data.signUp.accessToken);
   const started = await only(socket, START, { input: slow });
   const { id } = started.data.startDemoTask.task;
   const frames = [];
@@ -99,16 +96,14 @@ test('graphql-ws alone, queries and mutations too', async () => {
   })());
   checkFrames(frames);
   assert.deepEqual((await only(socket, TASK, { id })).data.task, frames.at(-1));
-  await socket.dispose();
 });
 
-test('graphql-ws hears the errors of what is no operation of the schema', async () => {
-  const socket = socketFor();
+test('graphql-ws hears the errors of what is no operation of the schema', async (t) => {
+  const socket = socketFor(t);
   for (const query of ['{ nothing }', 'mutation { nothing }', 'subscription { nothing }']) {
     const frames = new Frames();
     socket.subscribe({ query }, frames);
     const [error] = await frames.failure();
     assert.equal(error.extensions.code, 'BAD_USER_INPUT', query);
   }
-  await socket.dispose();
 });

@@ -1,11 +1,10 @@
 // Connections that break under a client: it comes back by itself, and hears how things stand now.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { createClient } from 'graphql-sse';
 import { ownServer } from './server.mjs';
 import {
   CANCEL, CREATE, DELETE, FOLLOW, Frames, START, WATCH,
-  ask, bearer, endless, hello, signUp, socketFor,
+  ask, endless, hello, signUp, socketFor, streamsFor,
 } from './service.mjs';
 
 /** A promise to be settled from elsewhere. */
@@ -15,12 +14,12 @@ function gate() {
   return { open, opened };
 }
 
-test('a socket that is cut under graphql-ws is opened again, and what has changed meanwhile is told', async () => {
+test('a socket that is cut under graphql-ws is opened again, and what has changed meanwhile is told', async (t) => {
   const token = await signUp();
   const { createContainer: { container: { id } } } = await ask(CREATE, { input: hello }, { token });
   const sockets = [];
   const { open, opened } = gate();
-  const client = socketFor(token, {
+  const client = socketFor(t, token, {
     retryWait: () => opened,
     on: { opened: (socket) => sockets.push(socket) },
   });
@@ -37,13 +36,12 @@ test('a socket that is cut under graphql-ws is opened again, and what has change
   assert.equal(sockets.length, 2);
   assert.ok(frames.all[before].data.containerUpdated.version >= deleted.version, 'nothing older than the break is told');
   assert.equal(states().at(-1), 'DELETED');
-  await client.dispose();
 });
 
-test('a socket that is cut again and again loses none of what it watches', async () => {
+test('a socket that is cut again and again loses none of what it watches', async (t) => {
   const token = await signUp();
   const sockets = [];
-  const client = socketFor(token, { retryWait: async () => {}, on: { opened: (socket) => sockets.push(socket) } });
+  const client = socketFor(t, token, { retryWait: async () => {}, on: { opened: (socket) => sockets.push(socket) } });
   const watched = [];
   for (let each = 0; each < 3; each += 1) {
     const { startDemoTask: { task } } = await ask(START, { input: { steps: 20, stepMillis: 50 } }, { token });
@@ -62,7 +60,6 @@ test('a socket that is cut again and again loses none of what it watches', async
     assert.equal(tasks.at(-1).state, 'SUCCEEDED');
   }
   assert.equal(sockets.length, 4);
-  await client.dispose();
 });
 
 /** Watches an endless task through the client that `connect` makes, over the replacement of its server, and cancels it then. */
@@ -85,18 +82,17 @@ async function watchedOverARestart(t, connect) {
   const versions = tasks.map((task) => task.version);
   assert.deepEqual(versions, [...versions].sort((a, b) => a - b), 'it never steps back');
   assert.equal(tasks.at(-1).state, 'CANCELLED');
-  await client.dispose();
 }
 
 test('graphql-ws goes on with the next server when its server is replaced', async (t) => {
   const closed = [];
   await watchedOverARestart(t, (endpoint, token, retryWait) => (
-    socketFor(token, { endpoint, retryWait, on: { closed: ({ code }) => closed.push(code) } })
+    socketFor(t, token, { endpoint, retryWait, on: { closed: ({ code }) => closed.push(code) } })
   ));
   assert.equal(closed[0], 1001);
 });
 
 // A server that stops says `complete` on its event streams, which tells graphql-sse that there is nothing to go on with.
 test('graphql-sse goes on with the next server when its server is replaced', { todo: 'the end of the server reads as the end of the task' }, async (t) => {
-  await watchedOverARestart(t, (endpoint, token, retry) => createClient({ url: endpoint, headers: bearer(token), retry }));
+  await watchedOverARestart(t, (endpoint, token, retry) => streamsFor(t, token, { endpoint, retryAttempts: 5, retry }));
 });

@@ -1,10 +1,10 @@
 // The service as its clients see it: where it is, who asks, the operations the tests share, and what they wait for.
 import assert from 'node:assert/strict';
+import { createClient as createStreams } from 'graphql-sse';
 import { createClient } from 'graphql-ws';
 import WebSocket from 'ws';
 
 export const ENDPOINT = `${process.env.BASE_URL}/graphql`;
-export const inSocket = (endpoint) => endpoint.replace('http', 'ws');
 
 export const SIGN_UP = 'mutation SignUp($input: SignUpInput!) { signUp(input: $input) { accessToken user { id email } } }';
 export const APPS = 'query Apps { apps { nodes { id slug } pageInfo { hasNextPage } } }';
@@ -52,12 +52,24 @@ export async function signUp(endpoint = ENDPOINT) {
   return credentials.accessToken;
 }
 
-export const socketFor = (token, { endpoint = ENDPOINT, ...options } = {}) => createClient({
-  url: inSocket(endpoint),
-  webSocketImpl: WebSocket,
-  connectionParams: bearer(token),
-  ...options,
-});
+/** A client of graphql-ws, disposed of when the test `t` has ended, however it ends. */
+export function socketFor(t, token, { endpoint = ENDPOINT, ...options } = {}) {
+  const client = createClient({
+    url: endpoint.replace('http', 'ws'),
+    webSocketImpl: WebSocket,
+    connectionParams: bearer(token),
+    ...options,
+  });
+  t.after(() => client.dispose());
+  return client;
+}
+
+/** The same of graphql-sse; what fails is not tried again unless the options say so. */
+export function streamsFor(t, token, { endpoint = ENDPOINT, retryAttempts = 0, ...options } = {}) {
+  const client = createStreams({ url: endpoint, headers: bearer(token), retryAttempts, ...options });
+  t.after(() => client.dispose());
+  return client;
+}
 
 /** Sends one operation through a client that subscribes (graphql-ws, graphql-sse); its only answer. */
 export async function only(client, query, variables) {
@@ -101,7 +113,7 @@ export class Frames {
       this.#heard();
     });
     return within(waited, what).catch((error) => {
-      if (error instanceof Error) error.message += `; there came ${JSON.stringify(this.all)}`;
+      if (error instanceof Error) error.message += `; of ${this.all.length} frames the last is ${JSON.stringify(this.all.at(-1))?.slice(0, 500)}`;
       throw error;
     });
   }
