@@ -203,14 +203,13 @@ test('Relay joins pages by their cursors, while a newer row comes in front of th
   assert.deepEqual(nodes(tasks()).map((node) => node.id), ids.slice(0, 2));
 
   const { operation, connection: { forward } } = fragment.metadata.refetch;
-  const sizes = [];
-  while (tasks().pageInfo.hasNextPage) {
-    if (sizes.length === 0) await start();
+  await start();
+  for (const size of [4, 5]) {
+    assert.ok(tasks().pageInfo.hasNextPage);
     const variables = { [forward.count]: 2, [forward.cursor]: tasks().pageInfo.endCursor };
     await within(fetchQuery(environment, operation, variables).toPromise());
-    sizes.push(tasks().edges.length);
+    assert.deepEqual(nodes(tasks()).map((node) => node.id), ids.slice(0, size));
   }
-  assert.deepEqual(sizes, [4, 5]);
-  assert.deepEqual(nodes(tasks()).map((node) => node.id), ids);
+  assert.equal(tasks().pageInfo.hasNextPage, false);
   assert.equal(new Set(tasks().edges.map((edge) => edge.cursor)).size, 5);
 });

@@ -22,7 +22,10 @@ async function start(cwd, port) {
     }
     return assert.fail('the server did not start');
   };
-  const address = await within(base(), 'the server');
+  const address = await within(base(), 'the server').catch((error) => {
+    child.kill('SIGKILL');
+    throw error;
+  });
   child.stdout.resume();
   return { address, stop: (signal) => { child.kill(signal); return exited; } };
 }
