@@ -63,6 +63,57 @@ fn check(frames: &[Value]) {
 }
 
 #[tokio::test]
+async fn every_line_of_a_log_comes_once_whenever_its_reader_comes_back() {
+    const STEPS: u32 = 25;
+    let world = World::start().await;
+    let (ada, eve) = (world.person("ada").await, world.person("eve").await);
+    let task = ada.demo(STEPS, 10).await;
+    let words = |after: &str| {
+        format!("subscription {{ taskLogAdded(id: \"{task}\"{after}) {{ cursor message }} }}")
+    };
+    // One reader stays to the end; another leaves after every portion and goes on from the last line it has.
+    let mut socket = ada.socket().await;
+    socket.subscribe(&words("")).await;
+    let mut pieces = Vec::new();
+    let mut after = String::new();
+    loop {
+        let mut socket = ada.socket().await;
+        socket.subscribe(&words(&after)).await;
+        let Some(frame) = socket.next().await else {
+            break;
+        };
+        let lines = frame["data"]["taskLogAdded"].as_array().unwrap().clone();
+        let cursor = lines.last().unwrap()["cursor"].as_str().unwrap().to_owned();
+        after = format!(", after: \"{cursor}\"");
+        pieces.extend(lines);
+    }
+    let portions = socket.rest("/taskLogAdded").await;
+    let whole: Vec<Value> = portions
+        .iter()
+        .flat_map(|portion| portion.as_array().unwrap().clone())
+        .collect();
+    let query =
+        format!("{{ task(id: \"{task}\") {{ state logs(first: 500) {{ cursor message }} }} }}");
+    let reply = ada.ask(&query).await;
+    let kept = reply.ok("/task/logs");
+    assert_eq!(reply.text("/task/state"), "SUCCEEDED");
+    assert!(whole.len() > STEPS as usize / 2, "{whole:?}");
+    assert_eq!((&json!(whole), &json!(pieces)), (&kept, &kept));
+
+    for (person, after, code) in [
+        (&eve, "", "NOT_FOUND"),
+        (&world.anonymous(), "", "UNAUTHENTICATED"),
+        (&ada, ", after: \"1\"", "BAD_USER_INPUT"),
+    ] {
+        let mut socket = person.socket().await;
+        socket.subscribe(&words(after)).await;
+        let frame = socket.next().await.unwrap();
+        assert_eq!(frame["errors"][0]["extensions"]["code"], code, "{frame}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn every_subscriber_ends_at_the_newest_version_whenever_it_came() {
     let world = World::start().await;
     let ada = world.person("ada").await;

@@ -117,6 +117,7 @@ const OPERATIONS: &[(Root, &str, Access)] = {
         (Subscription, "node", Open),
         (Subscription, "containerUpdated", Reached(Read, Container)),
         (Subscription, "taskUpdated", Reached(Read, Task)),
+        (Subscription, "taskLogAdded", Reached(Read, Task)),
     ]
 };
 

@@ -5,6 +5,7 @@
 pub mod access;
 mod account;
 mod app;
+mod archived_task;
 mod container;
 pub mod error;
 pub mod follow;
@@ -14,6 +15,7 @@ pub mod operations;
 mod queue;
 mod schedule;
 mod task;
+mod task_log;
 
 use std::{sync::Arc, time::Duration};
 

@@ -18,14 +18,16 @@ use super::{
         noun::{Kind, Noun, Words, field, link, made, words},
         row::{MetaFields, Record, Row, Shown, fields_of},
     },
-    services, viewer,
+    services,
+    task_log::{self, TaskLogLine},
+    viewer,
 };
 use crate::{
     domain::{Id, Machine as _, Table, id, policy::Resource, task},
     error::AppError,
     live,
     store::{
-        accounts, archive, task_logs,
+        accounts,
         tasks::{self, TaskInput as _},
     },
     tasks::{create_container, delete_container},
@@ -79,98 +81,6 @@ pub struct TaskStep {
     output: JsonScalar<serde_json::Value>,
     /// When it was undone, because the task was given up.
     undone_at: Option<DateTime<Utc>>,
-}
-
-static ARCHIVED: Noun = Noun {
-    name: "ArchivedTask",
-    doc: "A task that ended long ago, as the archive keeps it.",
-    table: "task_archive",
-    resource: Resource::Task,
-    owner: Some("owner_id"),
-    listed: None,
-    fields: &[
-        field(
-            "id",
-            &[("id", Uuid)],
-            Kind::Id("task"),
-            "The id it had as a task.",
-        )
-        .filtered(),
-        field(
-            "kind",
-            &[("kind", Text)],
-            Kind::Text,
-            "What kind of work it was.",
-        )
-        .filtered()
-        .grouped(),
-        field(
-            "state",
-            &[("state", Text)],
-            Kind::Word(words::<TaskState>()),
-            "How it ended.",
-        )
-        .filtered()
-        .grouped(),
-        field(
-            "finishedAt",
-            &[("finished_at", Time)],
-            Kind::Time,
-            "When it ended.",
-        )
-        .filtered()
-        .measured()
-        .grouped(),
-        field(
-            "archivedAt",
-            &[("archived_at", Time)],
-            Kind::Time,
-            "When it went into the archive.",
-        )
-        .filtered()
-        .ordered()
-        .measured(),
-        field(
-            "document",
-            &[("document", Json)],
-            Kind::Json,
-            "All of it: its input, result, error, attempts and log.",
-        ),
-    ],
-    links: &[link::<accounts::Entity>("owner", "owner_id", "Who asked for it.").filtered()],
-};
-
-impl Shown for archive::Entity {
-    fn noun() -> &'static Noun {
-        &ARCHIVED
-    }
-}
-
-/// How loud a log line is.
-#[derive(Enum, Clone, Copy, PartialEq, Eq)]
-#[graphql(remote = "task_logs::Level")]
-pub enum LogLevel {
-    /// What is going on.
-    Info,
-    /// An attempt failed; another follows.
-    Warn,
-    /// The last attempt failed.
-    Error,
-}
-
-/// Something a run of a task said.
-#[derive(SimpleObject)]
-pub struct TaskLogLine {
-    /// The place of this line, to ask for what comes after it.
-    cursor: String,
-    /// When it was said.
-    at: DateTime<Utc>,
-    /// The attempt that said it.
-    attempt: i32,
-    /// How loud it is.
-    level: LogLevel,
-    /// The line.
-    message: String,
 }
 
 /// A piece of long work. It survives the loss of any worker, and what it does outside happens once.
@@ -425,37 +335,7 @@ impl TaskParts {
             String,
         >,
     ) -> Result<Vec<TaskLogLine>> {
-        let limit = u64::try_from(first)
-            .ok()
-            .filter(|first| (1..=500).contains(first));
-        let limit = limit.ok_or_else(|| AppError::Invalid {
-            field: "first",
-            reason: "1 to 500 lines are expected".to_owned(),
-        })?;
-        let after = after.map(|text| line_cursor(&text)).transpose()?;
-        let lines = task_logs::page(&services(ctx).store, self.0, after, limit).await?;
-        Ok(lines.into_iter().map(line).collect())
-    }
-}
-
-fn line_cursor(text: &str) -> Result<uuid::Uuid, AppError> {
-    let parsed = uuid::Uuid::try_parse(text)
-        .ok()
-        .filter(|_| text.len() == 32);
-    parsed.ok_or_else(|| AppError::Invalid {
-        field: "cursor",
-        reason: "not one of this list's cursors".to_owned(),
-    })
-}
-
-fn line(row: task_logs::Model) -> TaskLogLine {
-    let level = task_logs::Level::parse(&row.level).unwrap_or(task_logs::Level::Info);
-    TaskLogLine {
-        cursor: row.id.simple().to_string(),
-        at: row.at,
-        attempt: row.attempt,
-        level: level.into(),
-        message: row.message,
+        task_log::lines(ctx, self.0, first, after.as_deref()).await
     }
 }
 
@@ -541,23 +421,44 @@ impl TaskSubscription {
         ctx: &Context<'_>,
         #[graphql(desc = "The task's id.")] id: ID,
     ) -> Result<impl Stream<Item = Result<Task>> + use<>> {
-        let (viewer, id, services) = (
-            viewer(ctx)?,
-            super::id::<id::Task>(&id)?,
-            services(ctx).clone(),
-        );
-        let read = move || {
-            let services = services.clone();
-            async move {
-                let row = services.task(viewer, id).await?;
-                Ok::<_, AppError>(live::Seen {
-                    version: row.version,
-                    is_last: row.state()?.is_terminal(),
-                    row,
-                })
-            }
-        };
-        let rows = super::watch(ctx, (Table::Task, id.uuid()), read).await?;
+        let rows = watch_row(ctx, &id).await?;
         Ok(rows.map(|row| Ok(Task::of(&row?))))
     }
+    /// What the runs of a task say: what they have said until now, then more as it comes, until the task has ended. No
+    /// line is left out or comes twice; after a loss of the connection go on from the cursor of the last one.
+    ///
+    /// Errors: `UNAUTHENTICATED`, `NOT_FOUND`, `BAD_USER_INPUT` for a cursor of another list.
+    async fn task_log_added(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The task's id.")] id: ID,
+        #[graphql(desc = "Only what is said after the line with this cursor.")] after: Option<
+            String,
+        >,
+    ) -> Result<impl Stream<Item = Result<Vec<TaskLogLine>>> + use<>> {
+        let rows = watch_row(ctx, &id).await?;
+        let id = super::id(&id)?;
+        task_log::added(ctx, rows.boxed(), id, after.as_deref())
+    }
+}
+
+/// The row of a task, now and after every change, until it has ended.
+async fn watch_row(
+    ctx: &Context<'_>,
+    id: &ID,
+) -> Result<impl Stream<Item = Result<tasks::Model, AppError>> + use<>> {
+    let (viewer, id) = (viewer(ctx)?, super::id::<id::Task>(id)?);
+    let services = services(ctx).clone();
+    let read = move || {
+        let services = services.clone();
+        async move {
+            let row = services.task(viewer, id).await?;
+            Ok::<_, AppError>(live::Seen {
+                version: row.version,
+                is_last: row.state()?.is_terminal(),
+                row,
+            })
+        }
+    };
+    Ok(super::watch(ctx, (Table::Task, id.uuid()), read).await?)
 }

@@ -1,10 +1,11 @@
-//! Telling subscribers what has changed: the event bus, streams of a row's newest form, and one stream for many.
+//! Telling subscribers what has changed: the event bus, streams of a row's newest form and of what is added, and one stream for many.
 
 mod freshness;
 mod interests;
 mod memory;
 mod redis;
 mod shared;
+mod tail;
 mod watch;
 
 use async_trait::async_trait;
@@ -14,6 +15,7 @@ pub use interests::{Interest, InterestListener};
 pub use memory::MemoryBus;
 pub use redis::RedisBus;
 pub use shared::Shared;
+pub use tail::{More, tail};
 use tokio::sync::broadcast;
 pub use watch::{Seen, watch};
 
@@ -82,4 +84,10 @@ impl Listener {
             Err(broadcast::error::RecvError::Closed) => None,
         }
     }
+}
+
+/// Lets some time pass before the database is tried again.
+async fn pause() {
+    #[expect(clippy::disallowed_methods, reason = "an outage lasts in real time")]
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
 }

@@ -1,7 +1,5 @@
 //! One row as a stream: its form now, then every newer one, with nothing missed and nothing invented.
 
-use std::time::Duration;
-
 use futures_util::{Stream, StreamExt as _, stream};
 use uuid::Uuid;
 
@@ -93,7 +91,7 @@ impl<R> Watch<R> {
                 Err(AppError::Unavailable { .. }) => {
                     self.must_look = true;
                     self.looker.settle();
-                    pause().await;
+                    super::pause().await;
                 }
                 Err(error) => {
                     self.is_over = true;
@@ -114,9 +112,4 @@ impl<R> Watch<R> {
             () = self.looker.asked() => true,
         }
     }
-}
-
-async fn pause() {
-    #[expect(clippy::disallowed_methods, reason = "an outage lasts in real time")]
-    tokio::time::sleep(Duration::from_millis(500)).await;
 }

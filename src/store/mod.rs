@@ -24,6 +24,7 @@ pub mod standings;
 pub mod statistics;
 pub mod task_logs;
 pub mod tasks;
+pub mod together;
 pub mod workers;
 
 use std::{sync::Arc, time::Duration};
@@ -80,7 +81,7 @@ impl Store {
         let (relay, posted) = mpsc::channel(RELAY_CAPACITY);
         (
             Self {
-                readers: Readers::new(connections.people.clone()),
+                readers: Readers::new(&connections.people),
                 db: connections.people,
                 engine: connections.engine,
                 clock,

@@ -1,7 +1,10 @@
 //! What a task's runs have said, line by line.
 
 use sea_orm::{
-    ActiveValue::Set, ConnectionTrait, QueryOrder as _, QuerySelect as _, entity::prelude::*,
+    ActiveValue::Set,
+    ConnectionTrait, QueryOrder as _, QuerySelect as _,
+    entity::prelude::*,
+    sea_query::{all, any},
 };
 
 use super::{Store, Tx, tasks::Lease};
@@ -64,11 +67,27 @@ pub(super) async fn append(tx: &mut Tx<'_>, lines: Vec<NewLine<'_>>) -> Result<(
     Ok(())
 }
 
-/// The first `limit` lines after the line `after`, oldest first. The caller has checked that the task may be read.
+/// A line's place among those of its task: later attempts come after earlier ones, whatever their workers' clocks say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    pub attempt: i32,
+    pub id: Uuid,
+}
+
+impl Model {
+    pub const fn place(&self) -> Place {
+        Place {
+            attempt: self.attempt,
+            id: self.id,
+        }
+    }
+}
+
+/// The first `limit` lines after `after`, oldest first. The caller has checked that the task may be read.
 pub async fn page(
     store: &Store,
     task: Id<Task>,
-    after: Option<Uuid>,
+    after: Option<Place>,
     limit: u64,
 ) -> Result<Vec<Model>, StoreError> {
     page_in(store.db(), task, after, limit).await
@@ -77,12 +96,17 @@ pub async fn page(
 pub(super) async fn page_in(
     db: &impl ConnectionTrait,
     task: Id<Task>,
-    after: Option<Uuid>,
+    after: Option<Place>,
     limit: u64,
 ) -> Result<Vec<Model>, StoreError> {
     let mut lines = Entity::find().filter(Column::TaskId.eq(task.uuid()));
-    if let Some(after) = after {
-        lines = lines.filter(Column::Id.gt(after));
+    if let Some(Place { attempt, id }) = after {
+        let same = all![Column::Attempt.eq(attempt), Column::Id.gt(id)];
+        lines = lines.filter(any![Column::Attempt.gt(attempt), same]);
     }
-    Ok(lines.order_by_asc(Column::Id).limit(limit).all(db).await?)
+    let lines = lines
+        .order_by_asc(Column::Attempt)
+        .order_by_asc(Column::Id)
+        .limit(limit);
+    Ok(lines.all(db).await?)
 }

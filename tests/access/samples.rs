@@ -143,6 +143,11 @@ const BY_HAND: &[(&str, &str, About)] = {
             Row(Container, NotFound),
         ),
         ("taskUpdated", "(id: \"$Task\") { id }", Row(Task, NotFound)),
+        (
+            "taskLogAdded",
+            "(id: \"$Task\") { message }",
+            Row(Task, NotFound),
+        ),
     ]
 };
 

@@ -4,3 +4,4 @@ mod live;
 mod model;
 mod plans;
 mod property;
+mod together;

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Measures thousands of sockets on one server beside a bare loop and graphql-ws on node; takes some minutes.
 #
-# Starts a PostgreSQL and a Redis of its own, and ends them. FANOUT, EVENTS, HELD, SECONDS_HELD, LIVE and KEYS change the
-# sizes (a quick trial: FANOUT=100 EVENTS=20 HELD=500 SECONDS_HELD=3 LIVE=500 KEYS=10), NO_PEERS leaves node out, BEFORE
-# names another build to compare with, SKIP_BUILD=1 takes the binary as it is: the release one, or that of SERVER.
+# Starts a PostgreSQL and a Redis of its own, and ends them. FANOUT, EVENTS, HELD, SECONDS_HELD, LIVE, KEYS, DISTINCT and
+# SECONDS_DISTINCT change the sizes (a quick trial: FANOUT=100 EVENTS=20 HELD=500 SECONDS_HELD=3 LIVE=500 KEYS=10
+# DISTINCT=500), ONLY_DISTINCT=1 measures nothing else, NO_PEERS leaves node out, BEFORE names another build to compare with,
+# SKIP_BUILD=1 takes the binary as it is: the release one, or that of SERVER.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../../../.."
@@ -50,6 +51,7 @@ postgres=$!
 redis-server --port "$redis_port" --bind 127.0.0.1 --dir "$run" --save '' --appendonly no >"$run/redis.log" 2>&1 &
 redis=$!
 until "$bin/pg_isready" -q -h 127.0.0.1 -p "$postgres_port" && redis-cli -p "$redis_port" ping >/dev/null 2>&1; do sleep 0.1; done
+export DATABASE_PID="$postgres"
 export POSTGRES="postgres://postgres@127.0.0.1:$postgres_port" REDIS_URL="redis://127.0.0.1:$redis_port/0"
 export SECRET_KEY="a secret of thirty-two characters or more" REDIS_PREFIX=load CHANNEL=load:changes DATA_DIR="$run"
 "$bin/psql" -q "$POSTGRES/template1" -c 'CREATE EXTENSION pg_stat_statements'

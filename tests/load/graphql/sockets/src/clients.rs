@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Instant,
 };
 
@@ -25,6 +26,9 @@ const FROM_ONE_ADDRESS: usize = 5000;
 
 pub const WATCH: &str =
     "subscription($id: ID!) { taskUpdated(id: $id) { id state version progress progressMessage } }";
+
+/// The same by the id alone, as any row can be watched.
+pub const WATCH_NODE: &str = "subscription($id: ID!) { node(id: $id) { ... on Task { id state version progress progressMessage } } }";
 
 pub struct Client(WebSocketStream<TcpStream>);
 
@@ -103,23 +107,23 @@ pub struct Delivery {
 pub struct Crowd {
     heard: mpsc::Receiver<(usize, Instant)>,
     sender: mpsc::Sender<(usize, Instant)>,
+    query: &'static str,
     sockets: usize,
     operations: usize,
 }
 
-impl Default for Crowd {
-    fn default() -> Self {
+impl Crowd {
+    pub fn new(query: &'static str) -> Self {
         let (sender, heard) = mpsc::channel(64 * 1024);
         Self {
             heard,
             sender,
+            query,
             sockets: 0,
             operations: 0,
         }
     }
-}
 
-impl Crowd {
     /// Opens `sockets` more with `each` operations on one socket, the operations going round the tasks.
     pub async fn grow(
         &mut self,
@@ -129,16 +133,17 @@ impl Crowd {
         sockets: usize,
         each: usize,
     ) {
-        let address = server.address;
+        let (address, query) = (server.address, self.query);
+        let tasks: Arc<[String]> = tasks.into();
         let opened = stream::iter(self.sockets..self.sockets + sockets).map(|number| {
-            let (sender, tasks) = (self.sender.clone(), tasks.to_vec());
+            let (sender, tasks) = (self.sender.clone(), Arc::clone(&tasks));
             let token = token.to_owned();
             async move {
                 let mut client = Client::open(address, &token, number).await;
                 for nth in 0..each {
                     let id = &tasks[(number * each + nth) % tasks.len()];
                     client
-                        .say(&json!({ "type": "subscribe", "id": nth.to_string(), "payload": { "query": WATCH, "variables": { "id": id } } }))
+                        .say(&json!({ "type": "subscribe", "id": nth.to_string(), "payload": { "query": query, "variables": { "id": id } } }))
                         .await;
                 }
                 for _ in 0..each {
@@ -167,10 +172,15 @@ impl Crowd {
         self.have(event, operations).await
     }
 
+    /// The next event that reaches a socket, and when.
+    pub async fn next(&mut self) -> (usize, Instant) {
+        self.heard.recv().await.expect("open sockets")
+    }
+
     pub async fn have(&mut self, event: usize, operations: usize) -> Delivery {
         let mut arrivals = Vec::with_capacity(operations);
         while arrivals.len() < operations {
-            let (heard, at) = self.heard.recv().await.expect("open sockets");
+            let (heard, at) = self.next().await;
             if heard == event {
                 arrivals.push(at);
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    clients::Crowd,
+    clients::{Crowd, WATCH},
     server::{Kind, Server},
 };
 
@@ -20,7 +20,7 @@ pub async fn measure(operations: usize, keys: usize) {
     let mut server = Server::start(Kind::Ours).await.unwrap();
     let (token, tasks) = server.prepare(keys).await;
     let sockets = operations / EACH;
-    let mut crowd = Crowd::default();
+    let mut crowd = Crowd::new(WATCH);
     crowd.grow(&server, &token, &tasks, sockets, EACH).await;
     println!("\nlive: {operations} subscriptions of {keys} tasks on {sockets} sockets\n");
     println!(

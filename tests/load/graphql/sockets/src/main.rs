@@ -8,12 +8,13 @@
 
 mod bare;
 mod clients;
+mod distinct;
 mod live;
 mod server;
 
 use std::time::Duration;
 
-use clients::{Crowd, Delivery};
+use clients::{Crowd, Delivery, WATCH};
 use server::{Kind, Server};
 
 /// A size from the environment.
@@ -25,6 +26,9 @@ fn size(name: &str, usual: usize) -> usize {
 async fn main() {
     if std::env::args().nth(1).as_deref() == Some("bare") {
         return bare::serve().await;
+    }
+    if std::env::var_os("ONLY_DISTINCT").is_some() {
+        return distinct::measure(size("DISTINCT", 10_000), size("SECONDS_DISTINCT", 20)).await;
     }
     let (watching, events) = (size("FANOUT", 1000), size("EVENTS", 100));
     println!("fan-out: {watching} sockets on one event, {events} events, publish to last socket\n");
@@ -68,6 +72,7 @@ async fn main() {
         );
     }
     live::measure(size("LIVE", 10_000), size("KEYS", 100)).await;
+    distinct::measure(size("DISTINCT", 10_000), size("SECONDS_DISTINCT", 20)).await;
 }
 
 /// Milliseconds of every delivery, and of the last one of each event.
@@ -100,7 +105,7 @@ async fn fan_out(kind: Kind, sockets: usize, events: usize, pause: Duration) -> 
     let mut server = Server::start(kind).await?;
     let (token, tasks) = server.prepare(1).await;
     // What the second half adds: the first takes up what the server's start has left over.
-    let mut crowd = Crowd::default();
+    let mut crowd = Crowd::new(WATCH);
     let mut resident = [0; 2];
     for kib in &mut resident {
         crowd.grow(&server, &token, &tasks, sockets / 2, 1).await;

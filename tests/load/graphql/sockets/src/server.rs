@@ -185,19 +185,7 @@ impl Server {
                     .unwrap();
                 assert_eq!(rows, 1);
                 let told = json!([{ "table": "task", "id": uuid, "version": *version, "owner": null, "kind": "updated" }]);
-                let (channel, told) = (setting("CHANNEL"), told.to_string());
-                let command = format!(
-                    "*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n{told}\r\n",
-                    channel.len(),
-                    told.len()
-                );
-                let published = Instant::now();
-                redis.write_all(command.as_bytes()).await.unwrap();
-                // `:1`, the number of who heard it.
-                let mut answer = [0; 16];
-                let length = redis.read(&mut answer).await.unwrap();
-                assert_eq!(&answer[..length], b":1\r\n", "one server hears of it");
-                published
+                tell(redis, &told.to_string()).await
             }
             Outlet::Line(line) => {
                 let payload = json!({ "data": { "taskUpdated": { "id": task, "state": "QUEUED", "version": event, "progress": 0, "progressMessage": message } } });
@@ -209,6 +197,59 @@ impl Server {
                 published
             }
         }
+    }
+
+    /// Copies of the first of `tasks`; all of them with it.
+    pub async fn copy(&mut self, task: &str, count: usize) -> Vec<String> {
+        let Outlet::Row { database, .. } = &self.outlet else {
+            return Vec::new();
+        };
+        let copy = "INSERT INTO task SELECT r.* FROM task AS t CROSS JOIN generate_series(2, $2::int8) AS n \
+            CROSS JOIN LATERAL jsonb_populate_record(t, jsonb_build_object('id', gen_random_uuid())) AS r WHERE t.id = $1::text::uuid";
+        let uuid = task.trim_start_matches("task_");
+        let many = i64::try_from(count).unwrap();
+        database.execute(copy, &[&uuid, &many]).await.unwrap();
+        database.batch_execute("ANALYZE task").await.unwrap();
+        let rows = database
+            .query("SELECT replace(id::text, '-', '') FROM task", &[])
+            .await;
+        let id = |row: &tokio_postgres::Row| format!("task_{}", row.get::<_, &str>(0));
+        rows.unwrap().iter().map(id).collect()
+    }
+
+    /// Changes many rows by one transaction, and tells of all of them; the time of the commit.
+    pub async fn publish_all(&mut self, tasks: &[String], event: usize) -> Instant {
+        let Outlet::Row {
+            database, redis, ..
+        } = &mut self.outlet
+        else {
+            unreachable!("only rows are many");
+        };
+        let message = format!("#{event}#");
+        let ids: Vec<&str> = tasks
+            .iter()
+            .map(|task| task.trim_start_matches("task_"))
+            .collect();
+        let change = "UPDATE task SET version = version + 1, progress_message = $1 WHERE id = ANY ($2::text[]::uuid[]) \
+            RETURNING replace(id::text, '-', ''), version, replace(owner_id::text, '-', '')";
+        let rows = database.query(change, &[&message, &ids]).await.unwrap();
+        let committed = Instant::now();
+        assert_eq!(rows.len(), tasks.len());
+        let told = rows.iter().map(|row| {
+            let (id, version, owner): (&str, i64, Option<&str>) = (row.get(0), row.get(1), row.get(2));
+            json!({ "table": "task", "id": id, "version": version, "owner": owner, "kind": "updated" })
+        });
+        tell(redis, &serde_json::Value::from_iter(told).to_string()).await;
+        committed
+    }
+
+    /// Milliseconds of processor time: the server's, and of all processes of the database.
+    pub fn cpu_millis(&self) -> [f64; 2] {
+        let database: u32 = setting("DATABASE_PID").parse().unwrap();
+        [
+            cpu_of(self.child.id().unwrap()),
+            cpu_of(database) + children(database).map(cpu_of).sum::<f64>(),
+        ]
     }
 
     pub async fn query_one(&self, statement: &str) -> i64 {
@@ -233,4 +274,41 @@ impl Server {
     pub async fn stop(mut self) {
         self.child.kill().await.unwrap();
     }
+}
+
+/// Says it as a worker does; the time just before it can be heard.
+async fn tell(redis: &mut TcpStream, changes: &str) -> Instant {
+    let channel = setting("CHANNEL");
+    let command = format!(
+        "*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n{changes}\r\n",
+        channel.len(),
+        changes.len()
+    );
+    let published = Instant::now();
+    redis.write_all(command.as_bytes()).await.unwrap();
+    // `:1`, the number of who heard it.
+    let mut answer = [0; 16];
+    let length = redis.read(&mut answer).await.unwrap();
+    assert_eq!(&answer[..length], b":1\r\n", "one server hears of it");
+    published
+}
+
+/// The fields of `/proc/PID/stat` behind the name.
+fn stat(pid: u32) -> Vec<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = text.rsplit(')').next().unwrap_or_default();
+    fields.split_whitespace().map(str::to_owned).collect()
+}
+
+/// User and system time of a process, a tick being 10 ms.
+fn cpu_of(pid: u32) -> f64 {
+    let fields = stat(pid);
+    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok());
+    [11, 12].into_iter().filter_map(ticks).sum::<f64>() * 10.0
+}
+
+fn children(of: u32) -> impl Iterator<Item = u32> {
+    let all = std::fs::read_dir("/proc").unwrap();
+    let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(move |pid| stat(*pid).get(1) == Some(&of.to_string()))
 }
