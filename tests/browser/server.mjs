@@ -48,10 +48,9 @@ export async function ownServer(t) {
       assert.ok(value, `no ${name} in\n${text}`);
       return Number(value);
     },
-    /** Ends it as a deployment does, and starts it on the same data and the same port when `meanwhile` is done. */
-    async restart(meanwhile = async () => {}) {
+    /** Ends it as a deployment does, and starts it again on the same data and the same port. */
+    async restart() {
       await within(running.stop('SIGTERM'), 'the end of the server');
-      await meanwhile();
       running = await start(folder, new URL(base).port);
     },
   };

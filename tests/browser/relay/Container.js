@@ -38,7 +38,8 @@ graphql`
 
 graphql`
   mutation ContainerDeleteMutation($input: DeleteContainerInput!) {
-    deleteContainer(input: $input) { container { id state version } }
+    # No state: the answer can come after what a subscription tells of its effects, and the store would take it for newer.
+    deleteContainer(input: $input) { container { id } }
   }
 `;
 
