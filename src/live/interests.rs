@@ -122,6 +122,11 @@ impl InterestListener {
             .await
     }
 
+    /// Takes what has been told until now as waited for.
+    pub fn catch_up(&mut self) {
+        self.seen = *self.told.borrow_and_update();
+    }
+
     async fn wait(&mut self, is_reason: impl FnMut(&Told) -> bool) -> bool {
         match self.told.wait_for(is_reason).await.map(|told| *told) {
             Ok(told) => {

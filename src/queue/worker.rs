@@ -230,7 +230,11 @@ impl Worker {
         hand: &mut Hand,
         stop: &CancellationToken,
     ) -> Result<Vec<(Claimed, OwnedSemaphorePermit)>, StoreError> {
-        let Hand { unclaimed, cursor } = hand;
+        let Hand {
+            unclaimed,
+            cursor,
+            has_looked,
+        } = hand;
         let hints = async {
             // The semaphore is never closed.
             let mut free: Vec<_> = Arc::clone(slots)
@@ -244,6 +248,14 @@ impl Worker {
             if !unclaimed.is_empty() {
                 let count = unclaimed.len().min(free.len());
                 return Ok((unclaimed.drain(..count).collect(), free));
+            }
+            if !*has_looked {
+                let due = self.truth.due(&self.claimer, cursor, free.len() as u64);
+                let ids = due.await?;
+                *has_looked = true;
+                if !ids.is_empty() {
+                    return Ok((ids, free));
+                }
             }
             let ids = match self.queue.next(free.len(), HINT).await {
                 Ok(ids) => {
@@ -439,6 +451,9 @@ struct Hand {
     /// Hints that were taken and could not be followed, because the database was away.
     unclaimed: Vec<Id<Task>>,
     cursor: Cursor,
+    /// Whether what was due before this worker came has been looked for: the queue may not know of it, and what was handed
+    /// back or lost at the last end of this process is waiting now.
+    has_looked: bool,
 }
 
 /// Writes `items` together. What the database refuses for one of them the others do not suffer for: then each is

@@ -116,7 +116,7 @@ async fn a_page_of_a_million_rows_is_read_by_an_index() {
                 let asked = asked("containers", filter.clone(), order.clone());
                 let part = Part::new((entry_of_list("containers").unwrap().noun)(), asked, viewer)
                     .unwrap();
-                let one = part.statement(world.store(), &record_columns(part.noun));
+                let one = part.statement(world.store(), &record_columns(part.noun), false);
                 let form = Form::of(&one);
                 let together = form.map(|form| Statement {
                     sql: form.text_for_many(),

@@ -89,3 +89,28 @@ async fn many_are_read_by_few_statements() {
     assert!(statements.len() < 200, "{} statements", statements.len());
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_counted_are_the_rows_that_are_shown() {
+    let world = World::start().await;
+    let ada = world.person("ada").await;
+    let query = "{ tasks(first: 100) { nodes { id } totalCount } none: tasks(first: 0) { nodes { id } totalCount } }";
+    let asking = async {
+        let mut seen = 0;
+        while seen < 40 {
+            let reply = ada.ask(query).await;
+            let shown = reply.ok("/tasks/nodes").as_array().unwrap().len() as u64;
+            assert_eq!(reply.ok("/tasks/totalCount"), shown);
+            assert_eq!(reply.ok("/none/nodes"), serde_json::json!([]));
+            assert!(reply.ok("/none/totalCount").as_u64().unwrap() >= seen);
+            seen = shown;
+        }
+    };
+    let adding = async {
+        for _ in 0..40 {
+            ada.demo(1, 1).await;
+        }
+    };
+    tokio::join!(asking, adding);
+    world.stop().await;
+}

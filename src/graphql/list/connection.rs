@@ -35,7 +35,7 @@ pub struct Edge<E> {
 
 impl<E: Shown> Connection<E> {
     /// Takes rows that were read with [`super::row::record_columns`].
-    pub fn of(rows: Rows, total: Option<i64>) -> Self {
+    pub fn of(rows: Rows) -> Self {
         let cursors: Vec<String> = rows.rows.iter().map(|row| rows.cursor(row)).collect();
         let edges = rows
             .rows
@@ -49,7 +49,7 @@ impl<E: Shown> Connection<E> {
         Self {
             edges: edges.collect(),
             page_info: (rows.has_previous, rows.has_next),
-            total,
+            total: rows.total,
         }
     }
 

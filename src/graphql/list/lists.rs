@@ -362,15 +362,16 @@ pub async fn page_text(
     viewer: Viewer,
 ) -> Result<String, AppError> {
     let part = Part::new(noun, asked, viewer)?;
-    let rows = if compiled.wants_rows() {
-        Some(part.fetch(store, &compiled.columns).await?)
+    let wants_total = compiled.wants_total();
+    let (rows, total) = if compiled.wants_rows() {
+        // One statement: what is counted are the rows that are shown.
+        let rows = part.fetch(store, &compiled.columns, wants_total).await?;
+        let total = rows.total;
+        (Some(rows), total)
+    } else if wants_total {
+        (None, Some(part.total(store).await?))
     } else {
-        None
-    };
-    let total = if compiled.wants_total() {
-        Some(part.total(store).await?)
-    } else {
-        None
+        (None, None)
     };
     let size = rows.as_ref().map_or(0, |rows| rows.rows.len()) * compiled.columns.columns.len();
     let mut text = String::with_capacity(64 + size * 40);
@@ -386,13 +387,10 @@ async fn by_resolvers<E: Shown>(
     let read = async {
         let part = Part::new(E::noun(), asked, viewer)?;
         let store = &services(ctx).store;
-        let total = if ctx.look_ahead().field("totalCount").exists() {
-            Some(part.total(store).await?)
-        } else {
-            None
-        };
-        let rows = part.fetch(store, &record_columns(E::noun())).await?;
-        Ok::<_, AppError>(Connection::<E>::of(rows, total))
+        let with_total = ctx.look_ahead().field("totalCount").exists();
+        let columns = record_columns(E::noun());
+        let rows = part.fetch(store, &columns, with_total).await?;
+        Ok::<_, AppError>(Connection::<E>::of(rows))
     };
     let connection = located(ctx, read.await.map_err(Into::into))?;
     let selection = ctx.with_selection_set(&ctx.item.node.selection_set);

@@ -3,7 +3,7 @@
 //! A change wakes the subscriptions it may concern, by its table and owner; they read again, at most twenty times a second
 //! each, and send what differs from what was sent last. Nothing is read while nothing changes.
 
-use std::{borrow::Cow, pin::Pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashSet, pin::Pin, sync::Arc, time::Duration};
 
 use async_graphql::{
     Context, ID, Name, Response, ServerError, ServerResult, SubscriptionType, Value,
@@ -182,6 +182,8 @@ impl Watch<'_, '_> {
                 Look::Node => node_interests(&self.ctx.param_value::<ID>("id", None)?.1, viewer),
             };
             let bus: &Arc<dyn EventBus> = self.ctx.data_unchecked();
+            // One change is one reason to look.
+            let interests: HashSet<Interest> = interests.into_iter().collect();
             let listeners = interests
                 .into_iter()
                 .map(|interest| bus.listen_to(interest));
@@ -201,6 +203,9 @@ impl Watch<'_, '_> {
             select_all(each).await;
             // What changes meanwhile is seen together.
             pause_until(looked_at + PAUSE).await;
+            for listener in listeners {
+                listener.catch_up();
+            }
         };
         tokio::select! {
             () = changed => {}

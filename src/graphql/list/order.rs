@@ -124,11 +124,12 @@ impl Order {
     }
 
     /// The cursor of a row with these values of the keys.
-    pub fn cursor(&self, values: &[Cell]) -> String {
-        if let ([_], [Cell::Uuid(id)]) = (&*self.0, values) {
+    pub fn cursor<'a>(&self, values: impl IntoIterator<Item = &'a Cell>) -> String {
+        let mut values = values.into_iter().peekable();
+        if let ([_], Some(Cell::Uuid(id))) = (&*self.0, values.peek()) {
             return id.simple().to_string();
         }
-        let values = values.iter().map(|value| match value {
+        let values = values.map(|value| match value {
             Cell::Null => serde_json::Value::Null,
             Cell::Uuid(uuid) => uuid.simple().to_string().into(),
             Cell::Text(text) => text.as_str().into(),

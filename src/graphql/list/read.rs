@@ -2,6 +2,7 @@
 
 use async_graphql::Value;
 use sea_orm::Statement;
+use uuid::Uuid;
 
 use super::{
     cell::{Cell, Storage},
@@ -89,17 +90,20 @@ pub struct Part {
 
 /// What was read.
 pub struct Rows {
-    /// The columns asked for, then the values of the order's keys.
+    /// The columns asked for, then those of the order's keys that are not among them.
     pub rows: Vec<Vec<Cell>>,
+    /// Rows of the whole list, if they were counted.
+    pub total: Option<i64>,
     pub has_previous: bool,
     pub has_next: bool,
     order: Order,
+    /// Where the values of the order's keys are in a row.
+    keys: Vec<usize>,
 }
 
 impl Rows {
     pub fn cursor(&self, row: &[Cell]) -> String {
-        let keys = row.len() - self.order.0.len();
-        self.order.cursor(&row[keys..])
+        self.order.cursor(self.keys.iter().map(|at| &row[*at]))
     }
 }
 
@@ -143,17 +147,43 @@ impl Part {
         })
     }
 
-    /// The one statement that reads the columns of the part's rows.
-    pub fn statement(&self, store: &Store, columns: &Columns) -> Statement {
+    /// The keys whose columns are not among those asked for.
+    fn more_keys(&self, columns: &Columns) -> impl Iterator<Item = &Key> {
+        let keys = self.order.0.iter();
+        keys.filter(|key| columns.place(0, key.column).is_none())
+    }
+
+    /// Where the values of all keys are.
+    fn key_places(&self, columns: &Columns) -> Vec<usize> {
+        let mut next = columns.columns.len();
+        let place = |key: &Key| {
+            columns.place(0, key.column).unwrap_or_else(|| {
+                next += 1;
+                next - 1
+            })
+        };
+        self.order.0.iter().map(place).collect()
+    }
+
+    /// The one statement that reads the columns of the part's rows; `with_total` it counts the whole list as well, in the
+    /// last column of every row, and has a row without anything else when there is no other.
+    pub fn statement(&self, store: &Store, columns: &Columns, with_total: bool) -> Statement {
         let order = if self.is_backward {
             self.order.reversed()
         } else {
             self.order.clone()
         };
         let mut sql = Sql::new(store, self.viewer);
+        if with_total {
+            sql.text.push_str("SELECT p.*, c.total FROM (");
+            self.write_total(&mut sql);
+            sql.text.push_str(") AS c LEFT JOIN (");
+        }
         write_columns(&mut sql, columns);
-        for (at, key) in self.order.0.iter().enumerate() {
-            sql.push(&[if at == 0 { "t." } else { ", t." }, key.column]);
+        let mut is_first = columns.columns.is_empty();
+        for key in self.more_keys(columns) {
+            sql.push(&[if is_first { "t." } else { ", t." }, key.column]);
+            is_first = false;
         }
         write_from(&mut sql, self.noun, columns);
         self.write_where(&mut sql);
@@ -168,18 +198,40 @@ impl Part {
         order.write(&mut sql, "t");
         // One more than asked for tells whether there is more.
         sql.push(&[" LIMIT ", &(u32::from(self.count) + 1).to_string()]);
+        if with_total {
+            sql.text.push_str(") AS p ON TRUE");
+        }
         sql.finish()
     }
 
     /// Reads the columns of the part's rows.
-    pub async fn fetch(&self, store: &Store, columns: &Columns) -> Result<Rows, AppError> {
-        let found = store.read(self.statement(store, columns)).await?;
+    pub async fn fetch(
+        &self,
+        store: &Store,
+        columns: &Columns,
+        with_total: bool,
+    ) -> Result<Rows, AppError> {
+        let mut found = store
+            .read(self.statement(store, columns, with_total))
+            .await?;
+        let more: Vec<Storage> = self.more_keys(columns).map(|key| key.storage).collect();
+        let keys = self.key_places(columns);
+        let total = match (found.first(), keys.last()) {
+            (Some(row), Some(id)) if with_total => {
+                let total = row.try_get_by_index(columns.columns.len() + more.len())?;
+                // The last of the keys is the id, which no row is without.
+                if row.try_get_by_index::<Option<Uuid>>(*id)?.is_none() {
+                    found.clear();
+                }
+                Some(total)
+            }
+            _ => None,
+        };
         let has_more = found.len() > usize::from(self.count);
-        let keys = self.order.0.iter().map(|key| key.storage);
         let mut rows = found
             .iter()
             .take(self.count.into())
-            .map(|row| read_cells(row, columns, self.viewer, keys.clone()))
+            .map(|row| read_cells(row, columns, self.viewer, &more))
             .collect::<Result<Vec<_>, _>>()?;
         if self.is_backward {
             rows.reverse();
@@ -191,23 +243,29 @@ impl Part {
         };
         Ok(Rows {
             rows,
+            total,
             has_previous,
             has_next,
             order: self.order.clone(),
+            keys,
         })
     }
 
     /// Counts the whole list.
     pub async fn total(&self, store: &Store) -> Result<i64, AppError> {
         let mut sql = Sql::new(store, self.viewer);
-        sql.push(&["SELECT count(*) FROM ", self.noun.table, " AS t"]);
-        self.write_where(&mut sql);
+        self.write_total(&mut sql);
         let rows = store.read(sql.finish()).await?;
         let total = rows
             .first()
             .map(|row| row.try_get_by_index(0))
             .transpose()?;
         Ok(total.unwrap_or_default())
+    }
+
+    fn write_total(&self, sql: &mut Sql) {
+        sql.push(&["SELECT count(*) AS total FROM ", self.noun.table, " AS t"]);
+        self.write_where(sql);
     }
 
     fn write_where(&self, sql: &mut Sql) {
@@ -228,22 +286,18 @@ pub fn write_where(sql: &mut Sql, noun: &'static Noun, filter: Option<&Tree>) {
     }
 }
 
-fn row_name(row: usize) -> String {
-    if row == 0 {
-        "t".to_owned()
-    } else {
-        format!("j{row}")
-    }
-}
-
 fn write_columns(sql: &mut Sql, columns: &Columns) {
     let sees_all = Audience::Admins.has(sql.viewer());
     sql.text.push_str("SELECT ");
     for (at, (row, column, _)) in columns.columns.iter().enumerate() {
+        if at > 0 {
+            sql.text.push_str(", ");
+        }
         if !sees_all && columns.guarded.contains(&at) {
-            sql.text.push_str("NULL, ");
+            sql.text.push_str("NULL");
         } else {
-            sql.push(&[&row_name(*row), ".", column, ", "]);
+            sql.row(*row);
+            sql.push(&[".", column]);
         }
     }
 }
@@ -251,20 +305,12 @@ fn write_columns(sql: &mut Sql, columns: &Columns) {
 fn write_from(sql: &mut Sql, noun: &Noun, columns: &Columns) {
     sql.push(&[" FROM ", noun.table, " AS t"]);
     for (at, (from, link)) in columns.joins.iter().enumerate() {
-        let (there, name) = ((link.noun)(), row_name(at + 1));
-        sql.push(&[
-            " LEFT JOIN ",
-            there.table,
-            " AS ",
-            &name,
-            " ON ",
-            &name,
-            ".id = ",
-            &row_name(*from),
-            ".",
-            link.column,
-            " AND ",
-        ]);
+        let there = (link.noun)();
+        sql.push(&[" LEFT JOIN ", there.table, " AS "]);
+        let name = sql.row(at + 1);
+        sql.push(&[" ON ", &name, ".id = "]);
+        sql.row(*from);
+        sql.push(&[".", link.column, " AND "]);
         sql.scope(there, &name);
     }
 }
@@ -273,11 +319,11 @@ fn read_cells(
     row: &sea_orm::QueryResult,
     columns: &Columns,
     viewer: Viewer,
-    keys: impl Iterator<Item = Storage>,
+    more: &[Storage],
 ) -> Result<Vec<Cell>, sea_orm::DbErr> {
     let sees_all = Audience::Admins.has(viewer);
     let count = columns.columns.len();
-    let mut cells = Vec::with_capacity(count + 2);
+    let mut cells = Vec::with_capacity(count + more.len());
     for (at, (_, _, storage)) in columns.columns.iter().enumerate() {
         cells.push(if !sees_all && columns.guarded.contains(&at) {
             Cell::Null
@@ -285,8 +331,8 @@ fn read_cells(
             Cell::read(row, at, *storage)?
         });
     }
-    for (at, storage) in keys.enumerate() {
-        cells.push(Cell::read(row, count + at, storage)?);
+    for (at, storage) in more.iter().enumerate() {
+        cells.push(Cell::read(row, count + at, *storage)?);
     }
     Ok(cells)
 }
@@ -301,16 +347,24 @@ pub async fn by_ids(
 ) -> Result<Vec<Vec<Cell>>, AppError> {
     let mut sql = Sql::new(store, viewer);
     write_columns(&mut sql, columns);
-    sql.text.push_str("t.id");
+    sql.text.push_str(if columns.columns.is_empty() {
+        "t.id"
+    } else {
+        ", t.id"
+    });
     write_from(&mut sql, noun, columns);
     sql.text.push_str(" WHERE ");
-    sql.among("t.id", false, ids, Storage::Uuid);
+    match ids {
+        // Such statements are read together.
+        [id] => sql.compare("t.id", "=", id),
+        ids => sql.among("t.id", false, ids, Storage::Uuid),
+    }
     sql.text.push_str(" AND ");
     sql.scope(noun, "t");
     let found = store.read(sql.finish()).await?;
     let rows = found
         .iter()
-        .map(|row| read_cells(row, columns, viewer, [Storage::Uuid].into_iter()));
+        .map(|row| read_cells(row, columns, viewer, &[Storage::Uuid]));
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

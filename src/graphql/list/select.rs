@@ -11,7 +11,7 @@ use async_graphql::{
 
 use super::{
     cell::{self, Cell, Storage},
-    noun::{Field, Kind, Link, Noun},
+    noun::{Audience, Field, Kind, Link, Noun},
 };
 
 pub type Fragments = HashMap<Name, Positioned<FragmentDefinition>>;
@@ -103,6 +103,32 @@ impl Columns {
         self.columns.len() - 1
     }
 
+    /// The place of a column everybody may see, if it is read already.
+    pub fn place(&self, row: usize, column: &str) -> Option<usize> {
+        let mut places = self.columns.iter().enumerate().filter_map(|(at, known)| {
+            (known.0 == row && known.1 == column && !self.guarded.contains(&at)).then_some(at)
+        });
+        places.next()
+    }
+
+    /// Reads the columns of a field, one after the other; the place of the first.
+    fn read_field(&mut self, row: usize, field: &'static Field) -> usize {
+        let is_guarded = field.audience != Audience::Everyone;
+        if let ([(column, _)], false) = (field.columns, is_guarded)
+            && let Some(at) = self.place(row, column)
+        {
+            return at;
+        }
+        let first = self.columns.len();
+        for (column, storage) in field.columns {
+            let at = self.read(row, column, *storage);
+            if is_guarded {
+                self.guarded.push(at);
+            }
+        }
+        first
+    }
+
     fn join(&mut self, row: usize, link: &'static Link) -> usize {
         let known = self
             .joins
@@ -126,7 +152,7 @@ enum What {
     Field(&'static Field, usize),
     /// A part of what a function makes.
     Picked(&'static Field, usize, Vec<Pick>),
-    /// The row a link points at, and the place of its id, which is null when there is none.
+    /// The row a link points at, and the place of a column that is null only when there is none.
     Link(Shape, usize),
 }
 
@@ -153,15 +179,7 @@ impl Shape {
             let what = if name == "__typename" {
                 What::Typename(noun.name)
             } else if let Some(field) = noun.field(name) {
-                let mut places = field
-                    .columns
-                    .iter()
-                    .map(|(column, storage)| columns.read(row, column, *storage))
-                    .collect::<Vec<_>>();
-                if field.audience != super::noun::Audience::Everyone {
-                    columns.guarded.extend(&places);
-                }
-                let at = places.drain(..).next()?;
+                let at = columns.read_field(row, field);
                 let picks = picks(fragments, &fields)?;
                 if picks.is_empty() || !matches!(field.kind, Kind::Made(_)) {
                     What::Field(field, at)
@@ -171,13 +189,25 @@ impl Shape {
             } else {
                 let link = noun.link(name)?;
                 let there = columns.join(row, link);
-                let at = columns.read(there, "id", Storage::Uuid);
                 let shape = Self::compile(fragments, (link.noun)(), there, sets(&fields), columns)?;
+                let at = shape.presence().or_else(|| columns.place(there, "id"));
+                let at = at.unwrap_or_else(|| columns.read(there, "id", Storage::Uuid));
                 What::Link(shape, at)
             };
             items.push((key_text(key), what));
         }
         Some(Self(items))
+    }
+
+    /// The place of a column that no row is without.
+    fn presence(&self) -> Option<usize> {
+        self.0.iter().find_map(|(_, what)| match what {
+            What::Field(field, at) => {
+                let is_kept = matches!(field.kind, Kind::Id(_) | Kind::Text | Kind::Word(_));
+                (is_kept && !field.is_nullable).then_some(*at)
+            }
+            What::Typename(_) | What::Picked(..) | What::Link(..) => None,
+        })
     }
 
     /// Writes the object of a row.

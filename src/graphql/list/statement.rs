@@ -2,6 +2,8 @@
 //!
 //! Names come from the declarations and values are always parameters, so nothing a client sends becomes text.
 
+use std::borrow::Cow;
+
 use sea_orm::{DbBackend, Statement, Value};
 
 use super::{
@@ -44,6 +46,18 @@ impl Sql {
         for part in parts {
             self.text.push_str(part);
         }
+    }
+
+    /// Writes the name of a row: of the list's own (0) or a joined one; the name.
+    pub fn row(&mut self, row: usize) -> Cow<'static, str> {
+        let name: Cow<str> = match row {
+            0 => "t".into(),
+            1 => "j1".into(),
+            2 => "j2".into(),
+            more => format!("j{more}").into(),
+        };
+        self.text.push_str(&name);
+        name
     }
 
     /// Adds a parameter; its name.

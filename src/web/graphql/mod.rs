@@ -237,6 +237,7 @@ fn events(
         };
         Event::message(text).event_type("next")
     });
+    // A stream the server ends by itself just ends, so that the client knows there was more and comes back for it.
     let complete = stream::once(future::ready(Event::message("").event_type("complete")));
     let (stop, clock) = (web.stop.clone(), web.store.clock.clone());
     let end = async move {
@@ -245,7 +246,7 @@ fn events(
             () = socket::until(&*clock, until) => {}
         }
     };
-    let events = answers.take_until(Box::pin(end)).chain(complete);
+    let events = answers.chain(complete).take_until(Box::pin(end));
     SSE::new(events).keep_alive(KEEP_ALIVE).into_response()
 }
 

@@ -205,7 +205,7 @@ impl Server {
             return Vec::new();
         };
         let copy = "INSERT INTO task SELECT r.* FROM task AS t CROSS JOIN generate_series(2, $2::int8) AS n \
-            CROSS JOIN LATERAL jsonb_populate_record(t, jsonb_build_object('id', gen_random_uuid())) AS r WHERE t.id = $1::text::uuid";
+            CROSS JOIN LATERAL jsonb_populate_record(t, jsonb_build_object('id', overlay(gen_random_uuid()::text placing lpad(n::text, 8, '0') from 1 for 8))) AS r WHERE t.id = $1::text::uuid";
         let uuid = task.trim_start_matches("task_");
         let many = i64::try_from(count).unwrap();
         database.execute(copy, &[&uuid, &many]).await.unwrap();
