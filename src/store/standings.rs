@@ -1,19 +1,15 @@
-//! Whether logins still stand: one look into the database for all the requests that ask at the same moment.
+//! Whether logins still stand.
 
-use sea_orm::{FromQueryResult, entity::prelude::*};
+use sea_orm::{FromQueryResult, QueryResult, entity::prelude::*};
 
-use super::{
-    Store,
-    batch::{Batcher, Failed, Limits},
-    source::Parameters,
-};
+use super::{Store, source::Parameters};
 use crate::{
     domain::{
         Id,
         id::{Session, User},
         policy::Role,
     },
-    error::{AppError, StoreError},
+    error::StoreError,
 };
 
 /// A login with what its account has to say about it.
@@ -49,53 +45,23 @@ impl Standing {
 
 /// Looks logins up.
 #[derive(Clone)]
-pub struct Standings(Batcher<Id<Session>, Result<Option<Standing>, Failed>>);
+pub struct Standings(Store);
 
 impl Standings {
-    pub fn new(store: Store) -> Self {
-        const LIMITS: Limits = Limits {
-            batch: 200,
-            lanes: 4,
-            waiting: 20_000,
-        };
-        Self(Batcher::new(LIMITS, move |sessions: Vec<Id<Session>>| {
-            let store = store.clone();
-            Box::pin(async move {
-                match look(&store, &sessions).await {
-                    Ok(found) => found.into_iter().map(Ok).collect(),
-                    Err(error) => vec![Err(Failed::from(&error)); sessions.len()],
-                }
-            })
-        }))
+    pub const fn new(store: Store) -> Self {
+        Self(store)
     }
 
-    /// The login as it is now; `None` when there is none.
-    pub async fn of(&self, session: Id<Session>) -> Result<Option<Standing>, AppError> {
-        self.0
-            .submit(session)
-            .await
-            .map_err(|_| AppError::Unavailable {
-                what: "the database",
-            })?
-            .map_err(AppError::from)
+    /// The login as it is now; `None` when there is none. Those who ask at the same moment are looked up together.
+    pub async fn of(&self, session: Id<Session>) -> Result<Option<Standing>, StoreError> {
+        let mut parameters = Parameters::of(self.0.db());
+        let session = parameters.put(session.uuid());
+        let sql = format!(
+            "SELECT s.id, s.owner_id, s.expires_at, s.ended_at, a.role, a.disabled \
+             FROM session AS s JOIN account AS a ON a.id = s.owner_id WHERE s.id = {session}"
+        );
+        let found = self.0.read(parameters.statement(sql)).await?;
+        let standing = |row: &QueryResult| Standing::from_query_result(row, "");
+        Ok(found.first().map(standing).transpose()?)
     }
-}
-
-async fn look(
-    store: &Store,
-    sessions: &[Id<Session>],
-) -> Result<Vec<Option<Standing>>, StoreError> {
-    let db = store.db();
-    let mut parameters = Parameters::of(db);
-    let wanted: Vec<Uuid> = sessions.iter().map(|session| session.uuid()).collect();
-    let rows = parameters.rows(&wanted);
-    let sql = format!(
-        "SELECT s.id, s.owner_id, s.expires_at, s.ended_at, a.role, a.disabled \
-         FROM (SELECT DISTINCT id FROM {rows}) AS x JOIN session AS s ON s.id = x.id JOIN account AS a ON a.id = s.owner_id"
-    );
-    let found = Standing::find_by_statement(parameters.statement(sql))
-        .all(db)
-        .await?;
-    let of = |session: &Id<Session>| found.iter().find(|s| s.session() == *session).cloned();
-    Ok(sessions.iter().map(of).collect())
 }

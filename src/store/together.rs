@@ -1,7 +1,7 @@
 //! Reads of the same shape that wait at the same time become one statement.
 //!
 //! Texts of statements hold no values, so people who ask for the same with other words, and of other people's rows, send the
-//! same text with other parameters. Up to [`LANES`] of a text are read at once; who comes meanwhile waits in its line, and
+//! same text with other parameters. A few of a text are read at once; who comes meanwhile waits in its line, and
 //! all who wait are read by one statement that joins their parameters to the text (`CROSS JOIN LATERAL`). When nobody
 //! waits nothing is different; the busier it is, the more are read at once and the cheaper each of them.
 
@@ -21,8 +21,6 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::readers::Kept;
 
-/// How many statements of one text are read at once.
-const LANES: usize = 2;
 /// Most and, at first, fewest of them in one statement.
 const MOST: usize = 256;
 const FEW: usize = 4;
@@ -143,8 +141,8 @@ impl Default for Line {
 
 impl Line {
     /// Takes a place at its head, if one is free. What is slow by itself is not held up by the number of lanes.
-    fn enter(&mut self) -> bool {
-        let is_free = self.reading < LANES || self.width == 1 || self.alone > 0;
+    fn enter(&mut self, lanes: usize) -> bool {
+        let is_free = self.reading < lanes || self.width == 1 || self.alone > 0;
         if is_free {
             self.reading += 1;
             self.alone = self.alone.saturating_sub(1);
@@ -166,12 +164,27 @@ impl Line {
 }
 
 /// The lines of all texts that are being read.
-#[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<HashMap<Arc<Form>, Line>>>);
+#[derive(Clone)]
+pub struct Lines {
+    lines: Arc<Mutex<HashMap<Arc<Form>, Line>>>,
+    /// How many statements of one text are read at once.
+    lanes: usize,
+}
+
+impl Default for Lines {
+    /// As many lanes as half of the processors: the other half is for those who ask.
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism();
+        Self {
+            lines: Arc::default(),
+            lanes: processors.map_or(1, |processors| processors.get().div_ceil(2)),
+        }
+    }
+}
 
 impl Lines {
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<Form>, Line>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the rows of a statement, together with others if there are any.
@@ -202,7 +215,7 @@ impl Lines {
             None => Arc::new(form),
         };
         let line = lines.entry(Arc::clone(&form)).or_default();
-        if line.enter() {
+        if line.enter(self.lanes) {
             return Entered::Head(Place {
                 form,
                 lines: self.clone(),
@@ -365,15 +378,18 @@ mod tests {
             line.width, 256,
             "a statement for few says nothing of one for many"
         );
-        assert!(line.enter() && line.enter() && !line.enter(), "two lanes");
+        assert!(
+            line.enter(2) && line.enter(2) && !line.enter(2),
+            "two lanes"
+        );
         for width in [128, 64, 32, 16, 8, 4, 2, 1] {
             line.took(line.width, slow);
             assert_eq!(line.width, width);
         }
         line.took(1, quick);
         for _ in 0..ALONE {
-            assert!(line.enter(), "nobody waits where waiting does not pay");
+            assert!(line.enter(2), "nobody waits where waiting does not pay");
         }
-        assert!(!line.enter(), "it is tried again");
+        assert!(!line.enter(2), "it is tried again");
     }
 }
