@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{World, client::PASSWORD};
+use crate::harness::{HTTP, World, client::PASSWORD};
 
 const VIEWER: &str = "{ viewer { email role } }";
 
@@ -152,6 +152,52 @@ async fn logging_out_ends_one_session_or_all() {
             .code(),
         "UNAUTHENTICATED"
     );
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_open_in_a_session_ends_with_it_and_nothing_else_does() {
+    const WATCH: &str = "subscription { containers { totalCount } }";
+    let world = World::start().await;
+    let phone = world.person("ada").await;
+    let laptop = world.anonymous().log_in(&phone.email, PASSWORD).await;
+    let desk = world.anonymous().log_in(&phone.email, PASSWORD).await;
+    let mut sockets = Vec::new();
+    for person in [&phone, &laptop, &desk] {
+        let mut socket = person.socket().await;
+        socket.subscribe(WATCH).await;
+        let first = socket.next().await.unwrap();
+        assert_eq!(first["data"]["containers"]["totalCount"], 0, "{first}");
+        sockets.push(socket);
+    }
+    let [mut phones, mut laptops, mut desks] = <[_; 3]>::try_from(sockets).ok().unwrap();
+    let stream = HTTP
+        .post(format!("http://{}/graphql", desk.address))
+        .header("accept", "text/event-stream")
+        .bearer_auth(desk.token.as_ref().unwrap())
+        .json(&json!({ "query": WATCH }));
+    let stream = stream.send().await.unwrap();
+
+    phone.ask("mutation { logOut { ok } }").await.ok("");
+    assert_eq!(phones.hear().await.unwrap_err().0, 4403);
+    // The others hear of a change as before.
+    let made = laptop.create("hello").await;
+    for socket in [&mut laptops, &mut desks] {
+        let frame = socket.next().await.unwrap();
+        assert_eq!(frame["data"]["containers"]["totalCount"], 1, "{frame}");
+    }
+    laptop.container_in(&made.container, "RUNNING").await;
+    laptop
+        .ask("mutation { logOut(input: { everywhere: true }) { ok } }")
+        .await
+        .ok("");
+    for mut socket in [laptops, desks] {
+        assert_eq!(socket.hear().await.unwrap_err().0, 4403);
+    }
+    let text = stream.text().await.unwrap();
+    assert!(text.contains(r#""totalCount":1"#), "{text}");
+    // The client is not told that all has been said.
+    assert!(!text.contains("complete"), "{text}");
     world.stop().await;
 }
 

@@ -11,7 +11,8 @@ pub use token::{AccessTokens, RefreshToken};
 
 use crate::{
     domain::{
-        Keyring,
+        Id, Keyring,
+        id::Session,
         policy::{Role, Viewer},
     },
     error::AppError,
@@ -41,6 +42,12 @@ impl Auth {
             refresh_life,
             standings: Standings::new(store.clone()),
         }
+    }
+
+    /// Whether a session still stands, for what has been opened in it.
+    pub async fn stands(&self, session: Id<Session>, now: DateTime<Utc>) -> Result<bool, AppError> {
+        let standing = self.standings.of(session).await?;
+        Ok(standing.is_some_and(|standing| standing.is_live(now) && !standing.disabled))
     }
 
     /// Who sends this `Authorization` value: nobody without one.

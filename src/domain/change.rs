@@ -7,8 +7,13 @@ use uuid::Uuid;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Table {
+    App,
     Container,
+    Region,
+    Schedule,
+    Session,
     Task,
+    User,
 }
 
 /// Why a change is announced.
@@ -25,7 +30,8 @@ pub enum ChangeKind {
 pub struct Change {
     pub table: Table,
     pub id: Uuid,
-    /// Grows by one with every change of the row.
+    /// Grows with every change of the row: a container's and a task's is the row's own version, of others it is the time of
+    /// the change.
     pub version: i64,
     pub owner: Option<Uuid>,
     pub kind: ChangeKind,

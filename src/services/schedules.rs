@@ -72,10 +72,11 @@ impl Services {
         let reached =
             Entity::visible_to(viewer, Action::Delete).filter(schedules::Column::Id.eq(id.uuid()));
         let schedule = reached.one(self.store.db()).await?.ok_or(NO_SCHEDULE)?;
-        if schedules::remove(self.store.db(), id).await? {
-            Ok(schedule)
-        } else {
-            Err(NO_SCHEDULE)
+        let mut tx = self.store.begin().await?;
+        if !schedules::remove(&mut tx, id).await? {
+            return Err(NO_SCHEDULE);
         }
+        tx.commit().await?;
+        Ok(schedule)
     }
 }

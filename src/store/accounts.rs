@@ -5,7 +5,7 @@ use sea_orm::{ActiveValue::Set, ConnectionTrait, SqlErr, entity::prelude::*};
 use super::{Tx, scoped::Scoped};
 use crate::{
     domain::{
-        Id,
+        Id, Table,
         id::User,
         policy::{Resource, Role},
         value::{DisplayName, Email},
@@ -71,12 +71,17 @@ pub async fn insert(
         created_at: Set(now),
         updated_at: Set(now),
     };
-    row.insert(tx).await.map_err(|error| match error.sql_err() {
-        Some(SqlErr::UniqueConstraintViolation(_)) => {
-            AppError::Conflict("an account with this e-mail address exists")
-        }
-        _ => error.into(),
-    })
+    let row = row
+        .insert(tx)
+        .await
+        .map_err(|error| match error.sql_err() {
+            Some(SqlErr::UniqueConstraintViolation(_)) => {
+                AppError::Conflict("an account with this e-mail address exists")
+            }
+            _ => error.into(),
+        })?;
+    tx.touched(Table::User, row.id, Some(row.id));
+    Ok(row)
 }
 
 /// The account of an address, for the check of its password.
@@ -127,5 +132,6 @@ pub async fn set_password_hash(
         .filter(Column::Id.eq(id.uuid()))
         .exec(tx)
         .await?;
+    tx.touched(Table::User, id.uuid(), Some(id.uuid()));
     Ok(())
 }

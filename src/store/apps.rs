@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Tx, scoped::Scoped};
 use crate::{
-    domain::{Id, id::App, policy::Resource},
+    domain::{Id, Table, id::App, policy::Resource},
     error::StoreError,
 };
 
@@ -89,7 +89,9 @@ pub async fn insert(tx: &mut Tx<'_>, app: NewApp) -> Result<Model, StoreError> {
         created_at: Set(now),
         updated_at: Set(now),
     };
-    Ok(row.insert(tx).await?)
+    let row = row.insert(tx).await?;
+    tx.touched(Table::App, row.id, None);
+    Ok(row)
 }
 
 /// The app a container was made from, whether it is still offered or not.

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Store, scoped::Scoped, source::stamp, task_logs, tasks};
 use crate::{
-    domain::{Id, id::Task, policy::Resource, task::TaskState},
+    domain::{Id, Table, id::Task, policy::Resource, task::TaskState},
     error::StoreError,
 };
 
@@ -63,7 +63,7 @@ const LINES: u64 = 1000;
 /// A task with a living child stays, so that the child finds its parent.
 pub async fn move_ended(store: &Store, cut: Cut, limit: u64) -> Result<usize, StoreError> {
     use tasks::{Column as C, Entity as Tasks};
-    let tx = store.begin_engine().await?;
+    let mut tx = store.begin_engine().await?;
     let failed = TaskState::Failed.as_str();
     let old = Condition::any()
         .add(
@@ -121,6 +121,9 @@ pub async fn move_ended(store: &Store, cut: Cut, limit: u64) -> Result<usize, St
         .filter(C::Id.is_in(found.iter().map(|task| task.id)))
         .exec(&tx)
         .await?;
+    for task in &found {
+        tx.touched(Table::Task, task.id, task.owner_id);
+    }
     tx.commit().await?;
     Ok(found.len())
 }

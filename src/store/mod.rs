@@ -35,9 +35,10 @@ use sea_orm::{
     SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
 };
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use crate::{
-    domain::{Change, Clock, Entropy, Id},
+    domain::{Change, ChangeKind, Clock, Entropy, Id, Table},
     error::StoreError,
 };
 pub use outbox::Posted;
@@ -180,6 +181,17 @@ impl Tx<'_> {
     /// Announces a changed row after the commit.
     pub fn changed(&mut self, change: Change) {
         self.posted.changes.push(change);
+    }
+
+    /// Announces a changed row of those that are not told apart by their versions.
+    fn touched(&mut self, table: Table, id: Uuid, owner: Option<Uuid>) {
+        self.changed(Change {
+            table,
+            id,
+            version: self.now().timestamp_micros(),
+            owner,
+            kind: ChangeKind::Updated,
+        });
     }
 
     /// Announces a task that can run after the commit.

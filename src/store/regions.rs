@@ -4,7 +4,7 @@ use sea_orm::{ActiveValue::Set, ConnectionTrait, entity::prelude::*};
 
 use super::{Tx, scoped::Scoped};
 use crate::{
-    domain::{Id, id::Region, policy::Resource},
+    domain::{Id, Table, id::Region, policy::Resource},
     error::StoreError,
 };
 
@@ -46,7 +46,9 @@ pub async fn insert(tx: &mut Tx<'_>, name: &str) -> Result<Model, StoreError> {
         provider: Set(None),
         created_at: Set(tx.now()),
     };
-    Ok(row.insert(tx).await?)
+    let row = row.insert(tx).await?;
+    tx.touched(Table::Region, row.id, None);
+    Ok(row)
 }
 
 /// The region a container was asked for in.

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{
-    ActiveValue::Set, ConnectionTrait, QueryOrder as _, QuerySelect as _, entity::prelude::*,
-};
+use sea_orm::{ActiveValue::Set, QueryOrder as _, QuerySelect as _, entity::prelude::*};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -13,7 +11,7 @@ use super::{
     tasks::{self, NewTask},
 };
 use crate::{
-    domain::{Id, cadence::Cadence, id::Schedule, policy::Resource, task::Priority},
+    domain::{Id, Table, cadence::Cadence, id::Schedule, policy::Resource, task::Priority},
     error::StoreError,
 };
 
@@ -130,7 +128,9 @@ pub async fn put(tx: &mut Tx<'_>, schedule: NewSchedule) -> Result<Model, StoreE
     if let Some(earlier) = named.lock_exclusive().one(tx).await? {
         row.id = Set(earlier.id);
         row.version = Set(earlier.version + 1);
-        return Ok(row.update(tx).await?);
+        let row = row.update(tx).await?;
+        tx.touched(Table::Schedule, row.id, None);
+        return Ok(row);
     }
     row.id = Set(tx.new_id::<Schedule>().uuid());
     row.name = Set(schedule.name);
@@ -138,12 +138,15 @@ pub async fn put(tx: &mut Tx<'_>, schedule: NewSchedule) -> Result<Model, StoreE
     row.created_at = Set(now);
     row.last_at = Set(None);
     row.last_task_id = Set(None);
-    Ok(row.insert(tx).await?)
+    let row = row.insert(tx).await?;
+    tx.touched(Table::Schedule, row.id, None);
+    Ok(row)
 }
 
 /// Removes a schedule; whether there was one. The tasks it has made stay.
-pub async fn remove(db: &impl ConnectionTrait, id: Id<Schedule>) -> Result<bool, StoreError> {
-    let removed = Entity::delete_by_id(id.uuid()).exec(db).await?;
+pub async fn remove(tx: &mut Tx<'_>, id: Id<Schedule>) -> Result<bool, StoreError> {
+    let removed = Entity::delete_by_id(id.uuid()).exec(tx).await?;
+    tx.touched(Table::Schedule, id.uuid(), None);
     Ok(removed.rows_affected == 1)
 }
 
@@ -206,6 +209,7 @@ async fn fire(store: &Store, schedule: &Model, now: DateTimeUtc) -> Result<bool,
         .filter(Column::Id.eq(schedule.id))
         .exec(&tx)
         .await?;
+    tx.touched(Table::Schedule, schedule.id, None);
     tx.commit().await?;
     Ok(true)
 }

@@ -7,7 +7,7 @@ use sea_orm::{ActiveValue::Set, ConnectionTrait, entity::prelude::*};
 use super::{Store, Tx, scoped::Scoped};
 use crate::{
     domain::{
-        Id,
+        Id, Table,
         id::{Session, User},
         policy::Resource,
     },
@@ -105,6 +105,7 @@ pub async fn open(
     };
     let session = session.insert(tx).await?;
     add_token(tx, &session, token_hash, life).await?;
+    touched(tx, &session);
     Ok(session)
 }
 
@@ -151,7 +152,14 @@ pub async fn rotate(
     let mut session: ActiveModel = session.into();
     session.last_used_at = Set(now);
     session.expires_at = Set(now + life);
-    Ok(Spent::Rotated(session.update(tx).await?))
+    let session = session.update(tx).await?;
+    touched(tx, &session);
+    Ok(Spent::Rotated(session))
+}
+
+/// Announces the change to the lists of sessions, and to whatever the session keeps open.
+fn touched(tx: &mut Tx<'_>, session: &Model) {
+    tx.touched(Table::Session, session.id, Some(session.owner_id));
 }
 
 async fn add_token(
@@ -198,6 +206,8 @@ async fn end(
     reason: &'static str,
 ) -> Result<u64, StoreError> {
     let now = tx.now();
+    let live = Entity::find().filter(which.clone());
+    let live = live.filter(Column::EndedAt.is_null()).all(tx).await?;
     let ended = Entity::update_many()
         .col_expr(Column::EndedAt, Expr::value(now))
         .col_expr(Column::EndedReason, Expr::value(reason))
@@ -205,6 +215,9 @@ async fn end(
         .filter(Column::EndedAt.is_null())
         .exec(tx)
         .await?;
+    for session in &live {
+        touched(tx, session);
+    }
     Ok(ended.rows_affected)
 }
 

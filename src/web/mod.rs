@@ -3,6 +3,7 @@
 mod console;
 mod graphql;
 mod health;
+mod login;
 mod metrics;
 mod socket;
 

@@ -23,7 +23,7 @@ use protocol::{Dialect, Said};
 use serde_json::value::RawValue;
 use tokio_stream::StreamMap;
 
-use super::{Web, graphql::read};
+use super::{Web, graphql::read, login::Login};
 use crate::{
     domain::Clock,
     error::AppError,
@@ -66,6 +66,8 @@ impl End {
         4403,
         "the access token has expired, connect again with a new one",
     );
+
+    const LOGGED_OUT: Self = Self::says(4403, "the session is over, log in again");
 
     const fn says(code: u16, reason: &'static str) -> Self {
         Self::Close(code, Cow::Borrowed(reason))
@@ -122,6 +124,8 @@ struct Socket {
     ping_at: DateTime<Utc>,
     /// When what the peer has shown of itself ends.
     expires: Option<DateTime<Utc>>,
+    /// Hears of what becomes of the session the peer is in.
+    login: Option<Login>,
 }
 
 impl Socket {
@@ -138,6 +142,7 @@ impl Socket {
             heard_at: now,
             ping_at: now + PING,
             expires: None,
+            login: None,
             web,
         }
     }
@@ -174,6 +179,7 @@ impl Socket {
                     within(feed(&mut self.stream, messages)).await?;
                 }
                 () = &mut self.alarm.rings => self.look_at_the_clock().await?,
+                () = Login::ended(&mut self.login, &self.web) => return Err(End::LOGGED_OUT),
                 () = &mut stopped => return Err(End::RESTART),
             }
         }
@@ -225,6 +231,7 @@ impl Socket {
         let viewer = match found.await {
             Ok((viewer, until)) => {
                 self.expires = until;
+                self.login = Login::of(viewer, &self.web);
                 Ok(viewer)
             }
             Err(error) => Err(error),

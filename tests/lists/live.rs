@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::World;
+use crate::harness::{World, client::PASSWORD};
 
 fn ids(frame: &Value) -> Vec<String> {
     let nodes = frame["data"]["containers"]["nodes"].as_array().unwrap();
@@ -74,5 +74,45 @@ async fn a_watched_node_is_its_owners_alone() {
     let refused = others.next().await.unwrap();
     assert_eq!(refused["data"]["node"], Value::Null, "{refused}");
     assert_eq!(refused["errors"][0]["extensions"]["code"], "NOT_FOUND");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_watched_list_hears_of_its_own_changes() {
+    let world = World::start().await;
+    let (ada, admin) = (world.person("ada").await, world.admin().await);
+    let put = r#"mutation { putSchedule(input: {name: "nightly", kind: "noop", cron: "0 2 * * *"}) { schedule { id } } }"#;
+    // The list, who watches it, and what changes it.
+    let mut watched = Vec::new();
+    for (list, person) in [
+        ("schedules", &admin),
+        ("users", &admin),
+        ("apps", &ada),
+        ("sessions", &ada),
+    ] {
+        let mut socket = person.socket().await;
+        let query = format!("subscription {{ {list} {{ totalCount nodes {{ id }} }} }}");
+        socket.subscribe(&query).await;
+        let first = socket.next().await.unwrap();
+        let count = first["data"][list]["totalCount"].as_u64();
+        watched.push((list, socket, count.unwrap_or_else(|| panic!("{first}"))));
+    }
+    admin.ask(put).await.ok("");
+    world.anonymous().sign_up("bob").await;
+    world.add_app("another", "hello").await;
+    ada.log_in(&ada.email, PASSWORD).await;
+    for (list, mut socket, count) in watched {
+        loop {
+            let frame = socket.next().await.unwrap();
+            let page = &frame["data"][list];
+            assert_eq!(
+                page["nodes"].as_array().unwrap().len() as u64,
+                page["totalCount"]
+            );
+            if page["totalCount"] == count + 1 {
+                break;
+            }
+        }
+    }
     world.stop().await;
 }

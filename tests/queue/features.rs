@@ -142,11 +142,9 @@ async fn a_schedule_makes_one_task_a_time_however_many_look_and_one_for_all_it_m
         3,
         "{made:?}"
     );
-    assert!(
-        schedules::remove(bench.store.db(), schedule.id())
-            .await
-            .unwrap()
-    );
+    let mut tx = bench.store.begin().await.unwrap();
+    assert!(schedules::remove(&mut tx, schedule.id()).await.unwrap());
+    tx.commit().await.unwrap();
     bench.clock.advance(Duration::from_secs(3600));
     assert_eq!(look().await, 0);
     bench.end().await;

@@ -16,14 +16,14 @@ use tokio::time::Instant;
 use super::{
     super::viewer,
     filter::argument,
-    lists::{Entry, LISTS, list, node},
+    lists::{Entry, LISTS, arguments_of, list, node},
     noun::Noun,
     row::{object, output_field},
 };
 use crate::{
     domain::{
         Table,
-        policy::{Action, Scope, Viewer, scope},
+        policy::{Action, Resource, Scope, Viewer, scope},
     },
     live::{EventBus, Freshness, Interest, InterestListener, Looker},
 };
@@ -38,29 +38,78 @@ const OUTAGE: Duration = Duration::from_millis(500);
 pub struct LiveLists;
 
 /// The table whose changes are announced for a noun.
-fn table_of(noun: &Noun) -> Option<Table> {
-    match noun.table {
-        "container" => Some(Table::Container),
-        "task" | "task_archive" => Some(Table::Task),
-        _ => None,
+fn table_of(noun: &Noun) -> Table {
+    match noun.resource {
+        Resource::App => Table::App,
+        Resource::Container => Table::Container,
+        Resource::Region => Table::Region,
+        Resource::Schedule => Table::Schedule,
+        Resource::Session => Table::Session,
+        Resource::Task | Resource::Queue | Resource::Worker => Table::Task,
+        Resource::User => Table::User,
     }
 }
 
-/// What a list of `noun` depends on, for the viewer: its own rows and those its links point at.
-fn interests(noun: &'static Noun, viewer: Viewer) -> Vec<Interest> {
-    let linked = noun.links.iter().map(|link| (link.noun)());
-    let mut interests = Vec::new();
-    for noun in std::iter::once(noun).chain(linked) {
-        let Some(table) = table_of(noun) else {
-            continue;
-        };
-        interests.push(match scope(viewer, Action::Read, noun.resource) {
-            Scope::Everything => Interest::All(table),
-            Scope::OwnedBy(user) => Interest::Owner(table, user.uuid()),
-            Scope::Nothing => continue,
-        });
+/// All of a noun's rows that the viewer reaches.
+fn all_of(noun: &Noun, viewer: Viewer) -> Option<Interest> {
+    let table = table_of(noun);
+    match scope(viewer, Action::Read, noun.resource) {
+        Scope::Everything => Some(Interest::All(table)),
+        Scope::OwnedBy(user) if noun.owner.is_some() => Some(Interest::Owner(table, user.uuid())),
+        Scope::OwnedBy(_) | Scope::Nothing => None,
     }
-    interests
+}
+
+/// The rows the selected or asked for links of `noun` may point at.
+fn linked<'a>(
+    ctx: &'a Context<'_>,
+    noun: &'static Noun,
+    viewer: Viewer,
+) -> impl Iterator<Item = Interest> + 'a {
+    let fields = ctx.look_ahead();
+    let filter = arguments_of(ctx).unwrap_or_default();
+    let links = noun.links.iter().filter(move |link| {
+        let nodes = [fields.field("nodes"), fields.field("edges").field("node")];
+        fields.field(link.name).exists()
+            || nodes.iter().any(|node| node.field(link.name).exists())
+            || filter.iter().any(|(_, value)| mentions(value, link.name))
+    });
+    links.filter_map(move |link| all_of((link.noun)(), viewer))
+}
+
+/// Whether an object in `value` has the field `name`.
+fn mentions(value: &Value, name: &str) -> bool {
+    match value {
+        Value::Object(object) => object
+            .iter()
+            .any(|(key, value)| key.as_str() == name || mentions(value, name)),
+        Value::List(items) => items.iter().any(|item| mentions(item, name)),
+        _ => false,
+    }
+}
+
+/// What a watched list depends on, for the viewer: its own rows and those it shows or is chosen by.
+fn list_interests(
+    ctx: &Context<'_>,
+    noun: &'static Noun,
+    viewer: Viewer,
+) -> impl Iterator<Item = Interest> {
+    all_of(noun, viewer)
+        .into_iter()
+        .chain(linked(ctx, noun, viewer))
+}
+
+/// What a watched row depends on.
+fn node_interests(ctx: &Context<'_>, viewer: Viewer) -> ServerResult<Vec<Interest>> {
+    let (_, id) = ctx.param_value::<ID>("id", None)?;
+    let mut found = Vec::new();
+    for noun in LISTS.iter().map(|entry| (entry.noun)()) {
+        if let Some(uuid) = super::lists::parse_id(noun, &id) {
+            found.push(Interest::Row(table_of(noun), uuid));
+            found.extend(linked(ctx, noun, viewer));
+        }
+    }
+    Ok(found)
 }
 
 /// What is looked at.
@@ -177,13 +226,12 @@ impl Watch<'_, '_> {
         let Some(listeners) = &mut self.listeners else {
             let viewer =
                 viewer(self.ctx).map_err(|error| error.into_server_error(self.ctx.item.pos))?;
-            let interests = match self.look {
-                Look::List(entry) => interests((entry.noun)(), viewer),
-                Look::Node => node_interests(&self.ctx.param_value::<ID>("id", None)?.1, viewer),
+            // One change is one reason to look.
+            let interests: HashSet<Interest> = match self.look {
+                Look::List(entry) => list_interests(self.ctx, (entry.noun)(), viewer).collect(),
+                Look::Node => node_interests(self.ctx, viewer)?.into_iter().collect(),
             };
             let bus: &Arc<dyn EventBus> = self.ctx.data_unchecked();
-            // One change is one reason to look.
-            let interests: HashSet<Interest> = interests.into_iter().collect();
             let listeners = interests
                 .into_iter()
                 .map(|interest| bus.listen_to(interest));
@@ -242,23 +290,6 @@ impl Watch<'_, '_> {
         response.errors.push(error);
         response
     }
-}
-
-fn node_interests(id: &str, viewer: Viewer) -> Vec<Interest> {
-    let nouns = LISTS.iter().map(|entry| (entry.noun)());
-    let mut found = Vec::new();
-    for noun in nouns {
-        let Some(uuid) = super::lists::parse_id(noun, id) else {
-            continue;
-        };
-        if let Some(table) = table_of(noun) {
-            found.push(Interest::Row(table, uuid));
-        }
-        for link in noun.links {
-            found.extend(interests((link.noun)(), viewer));
-        }
-    }
-    found
 }
 
 fn is_outage(error: &ServerError) -> bool {

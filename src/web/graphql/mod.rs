@@ -18,6 +18,7 @@ use poem::{
 
 use super::{
     Web,
+    login::Login,
     socket::{self, protocol::Dialect},
 };
 use crate::{
@@ -229,6 +230,11 @@ fn events(
     requester: Requester,
     until: Option<chrono::DateTime<chrono::Utc>>,
 ) -> Response {
+    let mut login = requester
+        .viewer
+        .as_ref()
+        .ok()
+        .and_then(|viewer| Login::of(*viewer, web));
     let answers = web.api.follow(prepared, &Session::of(requester));
     let answers = answers.map(|answer| {
         let text = match answer {
@@ -239,11 +245,12 @@ fn events(
     });
     // A stream the server ends by itself just ends, so that the client knows there was more and comes back for it.
     let complete = stream::once(future::ready(Event::message("").event_type("complete")));
-    let (stop, clock) = (web.stop.clone(), web.store.clock.clone());
+    let web = web.clone();
     let end = async move {
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = socket::until(&*clock, until) => {}
+            () = web.stop.cancelled() => {}
+            () = socket::until(&*web.store.clock, until) => {}
+            () = Login::ended(&mut login, &web) => {}
         }
     };
     let events = answers.chain(complete).take_until(Box::pin(end));

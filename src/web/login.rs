@@ -1,0 +1,57 @@
+//! What has been opened in a login ends with it.
+
+use std::time::Duration;
+
+use futures_util::future;
+
+use super::Web;
+use crate::{
+    domain::{Id, Table, id::Session, policy::Viewer},
+    live::{Interest, InterestListener},
+};
+
+/// Pause before the next look while the database is away.
+const OUTAGE: Duration = Duration::from_secs(1);
+
+/// Watches a login for something that stays open: a log-out, here or elsewhere, is told like any change.
+pub struct Login {
+    session: Id<Session>,
+    listener: InterestListener,
+    /// At first, since it may have ended before anybody listened.
+    must_look: bool,
+}
+
+impl Login {
+    /// `None` for who has not logged in.
+    pub fn of(viewer: Viewer, web: &Web) -> Option<Self> {
+        let session = viewer.session()?;
+        let interest = Interest::Row(Table::Session, session.uuid());
+        Some(Self {
+            session,
+            listener: web.bus.listen_to(interest),
+            must_look: true,
+        })
+    }
+
+    /// Waits for the end of the login; for ever without one. Nothing is lost when the waiting is given up.
+    pub async fn ended(login: &mut Option<Self>, web: &Web) {
+        let Some(login) = login else {
+            return future::pending().await;
+        };
+        loop {
+            if !login.must_look && !login.listener.changed().await {
+                return future::pending().await;
+            }
+            login.must_look = true;
+            match web.auth.stands(login.session, web.store.now()).await {
+                Ok(true) => login.must_look = false,
+                Ok(false) => return,
+                // The access token has an end as well, whatever happens here.
+                Err(error) => {
+                    tracing::debug!(%error, "a login could not be looked up");
+                    web.store.clock.sleep(OUTAGE).await;
+                }
+            }
+        }
+    }
+}
