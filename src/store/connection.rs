@@ -15,7 +15,7 @@ const ACQUIRE: Duration = Duration::from_secs(4);
 
 /// A connection that has been idle for so long is tried before it is used; to try one every time would cost every
 /// statement another round trip.
-const IDLE: Duration = Duration::from_secs(1);
+pub(super) const IDLE: Duration = Duration::from_secs(1);
 
 /// The database cannot be used, in one line for an operator.
 #[derive(Debug, thiserror::Error)]

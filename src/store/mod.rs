@@ -42,7 +42,7 @@ use crate::{
     error::StoreError,
 };
 pub use outbox::Posted;
-use readers::Readers;
+use readers::{Readers, Writers};
 use tasks::Hint;
 
 /// The database with the sources of time and ids its rows are made from.
@@ -51,6 +51,7 @@ pub struct Store {
     db: DatabaseConnection,
     engine: DatabaseConnection,
     readers: Readers,
+    writers: Writers,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<Entropy>,
     relay: mpsc::Sender<Posted>,
@@ -83,6 +84,7 @@ impl Store {
         (
             Self {
                 readers: Readers::new(&connections.people),
+                writers: Writers::new(&connections.engine),
                 db: connections.people,
                 engine: connections.engine,
                 clock,
@@ -108,9 +110,15 @@ impl Store {
         &self.engine
     }
 
+    /// Runs a statement of the task engine; its rows.
+    async fn write(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.writers.write(statement).await
+    }
+
     /// Closes every connection.
     pub async fn close(&self) -> Result<(), DbErr> {
         self.readers.release();
+        self.writers.release();
         let (people, engine) = tokio::join!(self.db.clone().close(), self.engine.clone().close());
         people.and(engine)
     }

@@ -1,4 +1,4 @@
-//! Connections kept for reading lists.
+//! Connections kept for what runs as single statements: the reading of lists, and the task engine's claims.
 //!
 //! A connection that goes back into the driver's pool asks the server first whether it is well, which costs both sides as much
 //! as a short statement does. These stay with us between statements, and go only when one has failed.
@@ -15,7 +15,7 @@ use sea_orm::{
     },
 };
 use sea_query_sqlx::SqlxValues;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::together::Lines;
 
@@ -32,15 +32,9 @@ impl Readers {
         if db.get_database_backend() != DbBackend::Postgres {
             return Self::Sqlite(db.clone());
         }
-        let pool = db.get_postgres_connection_pool().clone();
-        let size = pool.options().get_max_connections();
-        let most = usize::try_from(size.saturating_sub(2).max(1)).unwrap_or(1);
+        let most = size_of(db).saturating_sub(2).max(1);
         Self::Postgres {
-            kept: Kept(Arc::new(Connections {
-                pool,
-                turns: Semaphore::new(most),
-                idle: Mutex::default(),
-            })),
+            kept: Kept::new(db, most, most),
             lines: Lines::default(),
         }
     }
@@ -56,9 +50,48 @@ impl Readers {
     /// Gives the connections back.
     pub fn release(&self) {
         if let Self::Postgres { kept, .. } = self {
-            kept.0.idle().clear();
+            kept.release();
         }
     }
+}
+
+/// Runs the task engine's single statements.
+#[derive(Clone)]
+pub enum Writers {
+    Postgres(Kept),
+    Sqlite(DatabaseConnection),
+}
+
+impl Writers {
+    /// Keeps a third of the pool's connections; the rest is for its transactions.
+    pub fn new(db: &DatabaseConnection) -> Self {
+        if db.get_database_backend() != DbBackend::Postgres {
+            return Self::Sqlite(db.clone());
+        }
+        let size = size_of(db);
+        Self::Postgres(Kept::new(db, size, size / 3))
+    }
+
+    /// Runs a statement; its rows.
+    pub async fn write(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        match self {
+            Self::Postgres(kept) => kept.write(statement).await,
+            Self::Sqlite(db) => db.query_all_raw(statement).await,
+        }
+    }
+
+    /// Gives the connections back.
+    pub fn release(&self) {
+        if let Self::Postgres(kept) = self {
+            kept.release();
+        }
+    }
+}
+
+/// The most connections of a pool.
+fn size_of(db: &DatabaseConnection) -> usize {
+    let size = db.get_postgres_connection_pool().options();
+    usize::try_from(size.get_max_connections()).unwrap_or(1)
 }
 
 /// Connections to PostgreSQL that are kept.
@@ -67,17 +100,44 @@ pub struct Kept(Arc<Connections>);
 
 struct Connections {
     pool: PgPool,
+    /// How many are used at once.
     turns: Semaphore,
-    idle: Mutex<Vec<PoolConnection<Postgres>>>,
+    /// How many stay when nobody uses them.
+    most_idle: usize,
+    idle: Mutex<Vec<Idle>>,
+}
+
+struct Idle {
+    connection: PoolConnection<Postgres>,
+    since: Instant,
 }
 
 impl Connections {
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<PoolConnection<Postgres>>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn acquire(&self) -> Result<PoolConnection<Postgres>, DbErr> {
+        self.pool.acquire().await.map_err(connection_error)
     }
 }
 
 impl Kept {
+    /// Connections of the pool of `db`: `turns` at once, and so many of them kept.
+    pub fn new(db: &DatabaseConnection, turns: usize, most_idle: usize) -> Self {
+        Self(Arc::new(Connections {
+            pool: db.get_postgres_connection_pool().clone(),
+            turns: Semaphore::new(turns),
+            most_idle,
+            idle: Mutex::default(),
+        }))
+    }
+
+    /// Gives the connections back.
+    pub fn release(&self) {
+        self.0.idle().clear();
+    }
+
     /// Reads the rows of a statement.
     pub async fn read(&self, statement: &Statement) -> Result<Vec<QueryResult>, DbErr> {
         let values = statement.values.clone().unwrap_or(Values(Vec::new()));
@@ -93,21 +153,46 @@ impl Kept {
         let idle = kept.idle().pop();
         let again = idle.is_some().then(|| values.clone());
         let mut connection = match idle {
-            Some(connection) => connection,
-            None => kept.pool.acquire().await.map_err(connection_error)?,
+            Some(idle) => idle.connection,
+            None => kept.acquire().await?,
         };
         let result = match (execute(&mut connection, text, values).await, again) {
             // It has gone while nobody looked; reading again does no harm.
             (Err(sqlx::Error::Io(_) | sqlx::Error::Protocol(_)), Some(values)) => {
                 kept.idle().clear();
-                connection = kept.pool.acquire().await.map_err(connection_error)?;
+                connection = kept.acquire().await?;
                 execute(&mut connection, text, values).await
             }
             (result, _) => result,
         };
         let rows = result.map_err(query_error)?;
-        kept.idle().push(connection);
+        self.keep(connection);
         Ok(rows)
+    }
+
+    /// Runs a statement that changes something: not twice, and not on a connection nobody has heard of for a while.
+    pub async fn write(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        let kept = &self.0;
+        let _turn = kept.turns.acquire().await;
+        let idle = kept.idle().pop();
+        let mut connection = match idle {
+            Some(idle) if idle.since.elapsed() < super::connection::IDLE => idle.connection,
+            // The pool asks the old one how it is.
+            _ => kept.acquire().await?,
+        };
+        let values = statement.values.unwrap_or(Values(Vec::new()));
+        let result = execute(&mut connection, &statement.sql, values).await;
+        let rows = result.map_err(query_error)?;
+        self.keep(connection);
+        Ok(rows.into_iter().map(QueryResult::from).collect())
+    }
+
+    fn keep(&self, connection: PoolConnection<Postgres>) {
+        let mut idle = self.0.idle();
+        if idle.len() < self.0.most_idle {
+            let since = Instant::now();
+            idle.push(Idle { connection, since });
+        }
     }
 }
 

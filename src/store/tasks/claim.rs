@@ -149,9 +149,11 @@ pub async fn claim(
         TaskState::Queued.after(TaskEvent::Claim),
         Ok(TaskState::Running)
     );
-    let claimed = Claimed::find_by_statement(parameters.statement(sql))
-        .all(db)
-        .await?;
+    let rows = store.write(parameters.statement(sql)).await?;
+    let claimed = rows
+        .iter()
+        .map(|row| Claimed::from_query_result(row, ""))
+        .collect::<Result<Vec<_>, _>>()?;
     let change = |task: &Claimed| lists::task_change(task.id(), task.version, task.owner_id);
     // Not in the outbox: should this process end here, the end of its lease tells more than the beginning would have.
     store.tell(Posted {

@@ -227,10 +227,7 @@ pub async fn insert_batch(store: &Store, tasks: Vec<NewTask>) -> Result<Vec<Enqu
          posted AS (INSERT INTO outbox (id, message, created_at) VALUES ({})) SELECT id FROM added",
         row.join(", ")
     );
-    let inserted = store
-        .engine()
-        .query_all_raw(parameters.statement(sql))
-        .await?;
+    let inserted = store.write(parameters.statement(sql)).await?;
     let added: std::collections::HashSet<Uuid> = inserted
         .iter()
         .map(|row| row.try_get("", "id"))
