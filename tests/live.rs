@@ -100,6 +100,11 @@ async fn every_line_of_a_log_comes_once_whenever_its_reader_comes_back() {
     assert!(whole.len() > STEPS as usize / 2, "{whole:?}");
     assert_eq!((&json!(whole), &json!(pieces)), (&kept, &kept));
 
+    let malformed = "subscription { taskLogAdded(id: \"task_0\") { message } }";
+    let mut socket = world.anonymous().socket().await;
+    socket.subscribe(malformed).await;
+    let frame = socket.next().await.unwrap();
+    assert_eq!(frame["errors"][0]["extensions"]["code"], "UNAUTHENTICATED");
     for (person, after, code) in [
         (&eve, "", "NOT_FOUND"),
         (&world.anonymous(), "", "UNAUTHENTICATED"),

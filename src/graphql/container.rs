@@ -13,6 +13,7 @@ use super::{
             Storage::{Big, Json, Small, Text, Time, Uuid},
         },
         noun::{Kind, Noun, field, link, made, words},
+        read::check_access,
         row::{Row, Shown},
     },
     services,
@@ -330,11 +331,9 @@ impl ContainerSubscription {
         ctx: &Context<'_>,
         #[graphql(desc = "The container's id.")] id: ID,
     ) -> Result<impl Stream<Item = Result<Container>> + use<>> {
-        let (viewer, id, services) = (
-            viewer(ctx)?,
-            super::id::<id::Container>(&id)?,
-            services(ctx).clone(),
-        );
+        let viewer = viewer(ctx)?;
+        check_access(&CONTAINER, viewer)?;
+        let (id, services) = (super::id::<id::Container>(&id)?, services(ctx).clone());
         let read = move || {
             let services = services.clone();
             async move {

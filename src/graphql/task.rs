@@ -16,6 +16,7 @@ use super::{
             Storage::{Big, Int, Json, Small, Text, Time, Uuid},
         },
         noun::{Kind, Noun, Words, field, link, made, words},
+        read::check_access,
         row::{MetaFields, Record, Row, Shown, fields_of},
     },
     services,
@@ -447,7 +448,9 @@ async fn watch_row(
     ctx: &Context<'_>,
     id: &ID,
 ) -> Result<impl Stream<Item = Result<tasks::Model, AppError>> + use<>> {
-    let (viewer, id) = (viewer(ctx)?, super::id::<id::Task>(id)?);
+    let viewer = viewer(ctx)?;
+    check_access(&TASK, viewer)?;
+    let id = super::id::<id::Task>(id)?;
     let services = services(ctx).clone();
     let read = move || {
         let services = services.clone();
