@@ -60,7 +60,8 @@ impl Standings {
             "SELECT s.id, s.owner_id, s.expires_at, s.ended_at, a.role, a.disabled \
              FROM session AS s JOIN account AS a ON a.id = s.owner_id WHERE s.id = {session}"
         );
-        let found = self.0.read(parameters.statement(sql)).await?;
+        // Boxed, because whoever stays open waits for this from time to time and has room for it all the time.
+        let found = Box::pin(self.0.read(parameters.statement(sql))).await?;
         let standing = |row: &QueryResult| Standing::from_query_result(row, "");
         Ok(found.first().map(standing).transpose()?)
     }

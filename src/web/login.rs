@@ -43,7 +43,8 @@ impl Login {
                 return future::pending().await;
             }
             login.must_look = true;
-            match web.auth.stands(login.session, web.store.now()).await {
+            // Boxed, because it is looked at rarely and waited for always, on every socket.
+            match Box::pin(web.auth.stands(login.session, web.store.now())).await {
                 Ok(true) => login.must_look = false,
                 Ok(false) => return,
                 // The access token has an end as well, whatever happens here.

@@ -228,7 +228,7 @@ impl Socket {
             .web
             .auth
             .viewer_until(&self.web.store, authorization.as_deref());
-        let viewer = match found.await {
+        let viewer = match Box::pin(found).await {
             Ok((viewer, until)) => {
                 self.expires = until;
                 self.login = Login::of(viewer, &self.web);
