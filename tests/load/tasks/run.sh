@@ -14,6 +14,8 @@ chmod 755 "$run"
 mkdir "$run/pg"
 chown postgres "$run/pg"
 stop() {
+    # What was ended by a signal says so, and the rest is ended all the same.
+    set +e
     [ -n "${postgres:-}" ] && kill -INT "$postgres" 2>/dev/null && wait "$postgres" 2>/dev/null
     [ -n "${redis:-}" ] && kill "$redis" 2>/dev/null && wait "$redis" 2>/dev/null
     rm -rf "$run"

@@ -15,6 +15,8 @@ free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1
 postgres_port="$(free_port)"
 redis_port="$(free_port)"
 stop() {
+    # What was ended by a signal says so, and the rest is ended all the same.
+    set +e
     [ -n "${postgres:-}" ] && kill -INT "$postgres" 2>/dev/null && wait "$postgres" 2>/dev/null
     [ -n "${redis:-}" ] && kill "$redis" 2>/dev/null && wait "$redis" 2>/dev/null
     rm -rf "$run"
