@@ -1,4 +1,5 @@
-//! Telling subscribers what has changed: the event bus, streams of a row's newest form and of what is added, and one stream for many.
+//! Telling subscribers what has changed: the event bus, streams of a row's newest form and of what is added, and one
+//! stream for many.
 
 mod freshness;
 mod interests;
@@ -87,7 +88,7 @@ impl Listener {
 }
 
 /// Lets some time pass before the database is tried again.
-async fn pause() {
+pub(crate) async fn pause() {
     #[expect(clippy::disallowed_methods, reason = "an outage lasts in real time")]
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
 }

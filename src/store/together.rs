@@ -209,12 +209,9 @@ impl Lines {
 
     fn enter(&self, form: Form, kept: &Kept, statement: &Statement) -> Entered {
         let mut lines = self.lock();
-        // Known by a borrowed key first: most texts are, and the key is long.
-        let form = match lines.get_key_value(&form) {
-            Some((known, _)) => Arc::clone(known),
-            None => Arc::new(form),
-        };
-        let line = lines.entry(Arc::clone(&form)).or_default();
+        let entry = lines.entry(Arc::new(form));
+        let form = Arc::clone(entry.key());
+        let line = entry.or_default();
         if line.enter(self.lanes) {
             return Entered::Head(Place {
                 form,
@@ -309,7 +306,8 @@ impl Place {
         answers.resize_with(waiting.len(), Vec::new);
         for row in rows {
             let answer = answers.get_mut(last_number(&row)?);
-            answer.ok_or(DbErr::UnpackInsertId)?.push(row.into());
+            let nobodys = || DbErr::Type("a row that nobody has asked for".to_owned());
+            answer.ok_or_else(nobodys)?.push(row.into());
         }
         Ok(answers)
     }

@@ -25,13 +25,11 @@ use crate::{
         Table,
         policy::{Action, Resource, Scope, Viewer, scope},
     },
-    live::{EventBus, Freshness, Interest, InterestListener, Looker},
+    live::{self, EventBus, Freshness, Interest, InterestListener, Looker},
 };
 
 /// Shortest time between two looks of one subscription.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Pause before the next look while the database is away.
-const OUTAGE: Duration = Duration::from_millis(500);
 
 /// The part of the subscription type that the declarations make.
 #[derive(Default)]
@@ -209,7 +207,7 @@ impl Watch<'_, '_> {
                 // What was sent stays true until the database is back; the first look has nothing to stay with.
                 Err(error) if self.sent.is_some() && is_outage(&error) => {
                     self.looker.settle();
-                    pause_until(Instant::now() + OUTAGE).await;
+                    live::pause().await;
                     self.looked_at = None;
                 }
                 Err(error) => {

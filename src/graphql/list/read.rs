@@ -147,22 +147,18 @@ impl Part {
         })
     }
 
-    /// The keys whose columns are not among those asked for.
-    fn more_keys(&self, columns: &Columns) -> impl Iterator<Item = &Key> {
-        let keys = self.order.0.iter();
-        keys.filter(|key| columns.place(0, key.column).is_none())
-    }
-
-    /// Where the values of all keys are.
-    fn key_places(&self, columns: &Columns) -> Vec<usize> {
-        let mut next = columns.columns.len();
-        let place = |key: &Key| {
-            columns.place(0, key.column).unwrap_or_else(|| {
-                next += 1;
-                next - 1
+    /// Where the values of the order's keys are, and those whose columns are read behind the ones asked for.
+    fn keys<'a>(&'a self, columns: &Columns) -> (Vec<usize>, Vec<&'a Key>) {
+        let mut more = Vec::new();
+        let place = |key: &'a Key| {
+            let known = columns.place(0, key.column);
+            known.unwrap_or_else(|| {
+                more.push(key);
+                columns.columns.len() + more.len() - 1
             })
         };
-        self.order.0.iter().map(place).collect()
+        let places = self.order.0.iter().map(place).collect();
+        (places, more)
     }
 
     /// The one statement that reads the columns of the part's rows; `with_total` it counts the whole list as well, in the
@@ -181,7 +177,7 @@ impl Part {
         }
         write_columns(&mut sql, columns);
         let mut is_first = columns.columns.is_empty();
-        for key in self.more_keys(columns) {
+        for key in self.keys(columns).1 {
             sql.push(&[if is_first { "t." } else { ", t." }, key.column]);
             is_first = false;
         }
@@ -214,8 +210,7 @@ impl Part {
         let mut found = store
             .read(self.statement(store, columns, with_total))
             .await?;
-        let more: Vec<Storage> = self.more_keys(columns).map(|key| key.storage).collect();
-        let keys = self.key_places(columns);
+        let (keys, more) = self.keys(columns);
         let total = match (found.first(), keys.last()) {
             (Some(row), Some(id)) if with_total => {
                 let total = row.try_get_by_index(columns.columns.len() + more.len())?;
@@ -231,7 +226,10 @@ impl Part {
         let mut rows = found
             .iter()
             .take(self.count.into())
-            .map(|row| read_cells(row, columns, self.viewer, &more))
+            .map(|row| {
+                let more = more.iter().map(|key| key.storage);
+                read_cells(row, columns, self.viewer, more)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         if self.is_backward {
             rows.reverse();
@@ -319,7 +317,7 @@ fn read_cells(
     row: &sea_orm::QueryResult,
     columns: &Columns,
     viewer: Viewer,
-    more: &[Storage],
+    more: impl ExactSizeIterator<Item = Storage>,
 ) -> Result<Vec<Cell>, sea_orm::DbErr> {
     let sees_all = Audience::Admins.has(viewer);
     let count = columns.columns.len();
@@ -331,8 +329,8 @@ fn read_cells(
             Cell::read(row, at, *storage)?
         });
     }
-    for (at, storage) in more.iter().enumerate() {
-        cells.push(Cell::read(row, count + at, *storage)?);
+    for (at, storage) in more.enumerate() {
+        cells.push(Cell::read(row, count + at, storage)?);
     }
     Ok(cells)
 }
@@ -364,7 +362,7 @@ pub async fn by_ids(
     let found = store.read(sql.finish()).await?;
     let rows = found
         .iter()
-        .map(|row| read_cells(row, columns, viewer, &[Storage::Uuid]));
+        .map(|row| read_cells(row, columns, viewer, [Storage::Uuid].into_iter()));
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

@@ -252,11 +252,15 @@ impl Server {
         ]
     }
 
-    pub async fn query_one(&self, statement: &str) -> i64 {
+    /// How many statements with `text` in them have read the server's database.
+    pub async fn reads(&self, text: &str) -> i64 {
         let Outlet::Row { database, .. } = &self.outlet else {
             return 0;
         };
-        database.query_one(statement, &[]).await.unwrap().get(0)
+        let count = "SELECT COALESCE(sum(calls), 0)::bigint FROM pg_stat_statements \
+            WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+            AND query ILIKE 'SELECT%' AND query LIKE '%' || $1::text || '%'";
+        database.query_one(count, &[&text]).await.unwrap().get(0)
     }
 
     /// The server's resident memory.
