@@ -398,6 +398,9 @@ async fn a_late_creation_after_the_deletion_is_found_and_removed() {
     ada.container_in(&created.container, "DELETED").await;
     let late = Spec {
         container: Id::parse(&created.container).unwrap(),
+        generation: 1,
+        deployment: "another".to_owned(),
+        cluster: None,
         image: "busybox:1.37".to_owned(),
         command: Vec::new(),
         env: Vec::new(),

@@ -25,6 +25,9 @@ pub fn spec(entropy: &Entropy, image: &(&str, Vec<String>)) -> Spec {
     Spec {
         container: entropy
             .id::<Container>(chrono::DateTime::from_timestamp(TIME.cast_signed(), 0).unwrap()),
+        generation: 1,
+        deployment: "conformance".to_owned(),
+        cluster: None,
         image: image.0.to_owned(),
         command: image.1.clone(),
         env: vec![("CONTAINER_DPI".to_owned(), "96".to_owned())],

@@ -122,7 +122,10 @@ async fn engine(settings: &Settings) -> Finding {
     ) {
         (Ok(version), _) => Finding::Fine(version),
         (Err(error), ProviderChoice::Auto) => Finding::Fine(format!("simulated, because {error}")),
-        (Err(error), ProviderChoice::Docker | ProviderChoice::Simulated) => Finding::Wrong {
+        (
+            Err(error),
+            ProviderChoice::Docker | ProviderChoice::Swarm | ProviderChoice::Simulated,
+        ) => Finding::Wrong {
             problem: error.to_string(),
             mend: "check that the engine runs, that DOCKER_HOST names it and that this user may use its socket",
         },

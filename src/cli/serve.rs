@@ -87,15 +87,13 @@ async fn banner(settings: &Settings, app: &App) -> String {
         },
     );
     if let Some(providers) = &app.providers {
-        for provider in providers.all() {
-            line(
-                "engine",
-                match provider.ping().await {
-                    Ok(version) => version,
-                    Err(error) => format!("{error}; its tasks are tried again until it answers"),
-                },
-            );
-        }
+        line(
+            "engine",
+            match providers.default().ping().await {
+                Ok(version) => version,
+                Err(error) => format!("{error}; its tasks are tried again until it answers"),
+            },
+        );
     }
     if let Some(seeded) = &app.seeded {
         line(

@@ -85,8 +85,8 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ),
     (
         "PROVIDER",
-        "auto, docker or simulated [auto]",
-        "container engine; auto takes Docker when its socket answers",
+        "auto, docker, swarm or simulated [auto]",
+        "container engine of what has no cluster; auto takes Docker when its socket answers",
     ),
     (
         "DOCKER_HOST",

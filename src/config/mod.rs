@@ -55,6 +55,7 @@ pub enum Database {
 pub enum ProviderChoice {
     Auto,
     Docker,
+    Swarm,
     Simulated,
 }
 
@@ -143,6 +144,7 @@ impl Settings {
                 &[
                     ("auto", ProviderChoice::Auto),
                     ("docker", ProviderChoice::Docker),
+                    ("swarm", ProviderChoice::Swarm),
                     ("simulated", ProviderChoice::Simulated),
                 ],
             )?,

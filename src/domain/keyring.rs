@@ -31,6 +31,11 @@ impl Keyring {
         self.derive("access-token", &[])
     }
 
+    /// What tells this deployment from others on the same engine: 16 hexadecimal digits.
+    pub fn deployment(&self) -> String {
+        hex(&self.derive("deployment", &[])[..8])
+    }
+
     /// The key a container shows to prove which one it is, in hexadecimal. Derived, so that it is stored nowhere.
     pub fn container_key(&self, id: Id<Container>) -> String {
         hex(&self.derive("container", id.uuid().as_bytes()))

@@ -4,18 +4,22 @@
 
 mod docker;
 mod simulated;
+mod swarm;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 pub use docker::Docker;
 use futures_util::stream::BoxStream;
 pub use simulated::{Faults, Simulated};
+pub use swarm::Swarm;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,8 +27,12 @@ use crate::{
     domain::{Clock, Entropy, Id, id::Container},
 };
 
-/// The label that says a thing on an engine is ours; its value is the container's id.
+/// The label that says a thing on an engine is a container of this service; its value is the container's id.
 pub const LABEL: &str = "main-webserver.container";
+/// The label with the deployment it belongs to: several may share an engine.
+pub const DEPLOYMENT: &str = "main-webserver.deployment";
+/// The label with how often the container has been made anew.
+pub const GENERATION: &str = "main-webserver.generation";
 
 /// The one name a container has on every engine, so that a second attempt finds the first one's work.
 pub fn instance_name(id: Id<Container>) -> String {
@@ -35,6 +43,12 @@ pub fn instance_name(id: Id<Container>) -> String {
 #[derive(Clone, Debug)]
 pub struct Spec {
     pub container: Id<Container>,
+    /// Grows each time the container is made anew; what an engine has of an older one is replaced.
+    pub generation: i32,
+    /// Whose container it is, among deployments that share the engine.
+    pub deployment: String,
+    /// The nodes it may run on, by their label, for an engine with several; `None` for any.
+    pub cluster: Option<String>,
     pub image: String,
     /// Replaces the image's command; empty keeps it.
     pub command: Vec<String>,
@@ -52,6 +66,11 @@ pub struct Spec {
 #[derive(Clone, Debug)]
 pub struct Instance {
     pub container: Id<Container>,
+    pub generation: i32,
+    /// `None` for one that does not say.
+    pub deployment: Option<String>,
+    /// The engine's own id of the machine it runs on, for an engine with several.
+    pub node: Option<String>,
     /// The engine's own id.
     pub handle: String,
     pub status: Status,
@@ -75,6 +94,33 @@ pub enum Status {
     Exited { code: i64 },
 }
 
+/// A machine of an engine that has several.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// The engine's own id.
+    pub id: String,
+    pub name: String,
+    pub ip: Option<String>,
+    /// Thousandths of a core.
+    pub cpu_millis: i64,
+    /// Bytes.
+    pub memory_bytes: i64,
+    pub health: NodeHealth,
+    /// The clusters it serves, by its label; every cluster when there is none.
+    pub cluster: Option<String>,
+}
+
+/// How a node is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodeHealth {
+    /// It runs what it has and takes more.
+    Ready,
+    /// It takes no more.
+    Draining,
+    /// Nobody hears of it.
+    Down,
+}
+
 /// How far the fetching of an image has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Prepared {
@@ -90,10 +136,24 @@ pub struct Happened {
     pub container: Id<Container>,
 }
 
+/// A line a container wrote.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Line {
+    /// When, by the engine's clock; `None` when it does not say.
+    pub at: Option<DateTime<Utc>>,
+    pub is_error: bool,
+    pub text: String,
+}
+
 /// An engine. Every call is idempotent, ends within a bounded time, and leaves early when `stop` asks at a safe place.
 #[async_trait]
 pub trait Provider: Send + Sync {
     fn name(&self) -> &'static str;
+
+    /// Whether only this process sees what is on it.
+    fn is_private(&self) -> bool {
+        false
+    }
 
     /// Whether it answers; its version, for people.
     async fn ping(&self) -> Result<String, ProviderError>;
@@ -101,7 +161,8 @@ pub trait Provider: Send + Sync {
     /// Makes sure the image is there, fetching it only when it is missing; ends with [`Prepared::Present`] or an error.
     fn prepare<'a>(&'a self, image: &'a str) -> BoxStream<'a, Result<Prepared, ProviderError>>;
 
-    /// Makes sure the container exists and has been started; a second call gives the same instance.
+    /// Makes sure the container exists in this generation and has been started; a second call gives the same instance, and
+    /// one of an older generation is removed first.
     async fn ensure(
         &self,
         spec: &Spec,
@@ -119,6 +180,14 @@ pub trait Provider: Send + Sync {
 
     /// The last `lines` lines it has written.
     async fn logs(&self, id: Id<Container>, lines: u32) -> Result<Vec<String>, ProviderError>;
+
+    /// The last `lines` lines and then each new one, until it ends or the connection does.
+    fn follow(&self, id: Id<Container>, lines: u32) -> BoxStream<'static, Line>;
+
+    /// Its machines; `None` for an engine that is one.
+    async fn nodes(&self) -> Result<Option<Vec<Node>>, ProviderError> {
+        Ok(None)
+    }
 
     /// What happens to containers of ours from now on. Ends when the connection does; a lost event is not repeated.
     fn events(&self) -> BoxStream<'static, Happened>;
@@ -172,32 +241,76 @@ impl ProviderError {
     }
 }
 
-/// The engines of a worker, by name, and the one a region without a choice of its own gets.
+/// The engines of a worker: by name, and by the address of those that have one of their own.
 #[derive(Clone)]
 pub struct Providers {
-    by_name: HashMap<&'static str, Arc<dyn Provider>>,
-    default: &'static str,
+    default: Arc<dyn Provider>,
+    open: Arc<dyn Fn(&str, Option<&str>) -> Option<Arc<dyn Provider>> + Send + Sync>,
+    known: Arc<Mutex<HashMap<Address, Arc<dyn Provider>>>>,
+}
+
+/// Which engine: its kind, and where it is unless it is the worker's own.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Address {
+    pub provider: String,
+    pub endpoint: Option<String>,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.endpoint {
+            None => f.write_str(&self.provider),
+            Some(endpoint) => write!(f, "{} at {endpoint}", self.provider),
+        }
+    }
 }
 
 impl Providers {
+    /// One engine for everything, whatever the address.
     pub fn of(provider: Arc<dyn Provider>) -> Self {
-        let default = provider.name();
+        let only = Arc::clone(&provider);
+        Self::opened_by(provider, move |name, _| {
+            (name == only.name()).then(|| Arc::clone(&only))
+        })
+    }
+
+    /// `default`, and what `open` makes of a kind and an endpoint.
+    pub fn opened_by(
+        default: Arc<dyn Provider>,
+        open: impl Fn(&str, Option<&str>) -> Option<Arc<dyn Provider>> + Send + Sync + 'static,
+    ) -> Self {
         Self {
-            by_name: HashMap::from([(default, provider)]),
             default,
+            open: Arc::new(open),
+            known: Arc::default(),
         }
     }
 
-    pub fn get(&self, name: &str) -> Option<Arc<dyn Provider>> {
-        self.by_name.get(name).cloned()
+    /// The engine at an address; `None` for a kind this worker does not know.
+    pub fn at(&self, address: &Address) -> Option<Arc<dyn Provider>> {
+        if address.endpoint.is_none() && address.provider == self.default.name() {
+            return Some(Arc::clone(&self.default));
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(provider) = known.get(address) {
+            return Some(Arc::clone(provider));
+        }
+        let provider = (self.open)(&address.provider, address.endpoint.as_deref())?;
+        known.insert(address.clone(), Arc::clone(&provider));
+        Some(provider)
     }
 
+    /// The engine of what has no cluster and no region with a choice of its own.
     pub fn default(&self) -> Arc<dyn Provider> {
-        Arc::clone(&self.by_name[self.default])
+        Arc::clone(&self.default)
     }
 
-    pub fn all(&self) -> impl Iterator<Item = &Arc<dyn Provider>> {
-        self.by_name.values()
+    /// Where that one is.
+    pub fn default_address(&self) -> Address {
+        Address {
+            provider: self.default.name().to_owned(),
+            endpoint: None,
+        }
     }
 }
 
@@ -207,15 +320,36 @@ pub async fn from_settings(
     clock: Arc<dyn Clock>,
     entropy: Arc<Entropy>,
 ) -> Providers {
-    let docker = Docker::at(&settings.docker_host);
-    let is_docker = match settings.provider {
-        ProviderChoice::Docker => true,
-        ProviderChoice::Simulated => false,
-        ProviderChoice::Auto => docker.ping().await.is_ok(),
+    let host = settings.docker_host.clone();
+    let open = move |name: &str, endpoint: Option<&str>| -> Option<Arc<dyn Provider>> {
+        let at = endpoint.unwrap_or(&host);
+        match name {
+            docker::NAME => Some(Arc::new(Docker::at(at))),
+            swarm::NAME => Some(Arc::new(Swarm::at(at))),
+            simulated::NAME => Some(Arc::new(Simulated::new(
+                Arc::clone(&clock),
+                Arc::clone(&entropy),
+                Faults::default(),
+            ))),
+            _ => None,
+        }
     };
-    if is_docker {
-        Providers::of(Arc::new(docker))
-    } else {
-        Providers::of(Arc::new(Simulated::new(clock, entropy, Faults::default())))
-    }
+    let name = match settings.provider {
+        ProviderChoice::Docker => docker::NAME,
+        ProviderChoice::Swarm => swarm::NAME,
+        ProviderChoice::Simulated => simulated::NAME,
+        ProviderChoice::Auto => {
+            if Docker::at(&settings.docker_host).ping().await.is_ok() {
+                docker::NAME
+            } else {
+                simulated::NAME
+            }
+        }
+    };
+    #[expect(clippy::expect_used, reason = "the names are those it knows")]
+    let default = open(name, None).expect("a kind of ours");
+    Providers::opened_by(default, open)
 }
+
+/// The kinds of engines there are.
+pub const KINDS: [&str; 3] = [docker::NAME, swarm::NAME, simulated::NAME];

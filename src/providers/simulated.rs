@@ -17,10 +17,12 @@ use tokio::{
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{Happened, Instance, Prepared, Provider, ProviderError, Spec, Status, instance_name};
+use super::{
+    Happened, Instance, Line, Prepared, Provider, ProviderError, Spec, Status, instance_name,
+};
 use crate::domain::{Clock, Entropy, Id, id::Container};
 
-const NAME: &str = "simulated";
+pub(super) const NAME: &str = "simulated";
 /// An image whose name begins so is not to be had.
 const MISSING_IMAGE: &str = "missing/";
 /// An image whose name begins so ends at once with code 1.
@@ -53,8 +55,17 @@ impl Default for Faults {
 struct Simulation {
     instance: Instance,
     lines: Vec<String>,
+    /// Tells those who follow its lines of each new one; they end with it.
+    written: broadcast::Sender<String>,
     /// The sockets of its ports, closed with it.
     _servers: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Simulation {
+    fn write(&mut self, line: &str) {
+        self.lines.push(line.to_owned());
+        let _ = self.written.send(line.to_owned());
+    }
 }
 
 /// The engine; everything in it ends with the process.
@@ -82,6 +93,18 @@ impl Simulated {
             faults,
             instances: Arc::default(),
             happened: broadcast::Sender::new(256),
+        }
+    }
+
+    /// Loses an instance behind everybody's back.
+    pub fn lose(&self, id: Id<Container>) {
+        self.instances().remove(&id);
+    }
+
+    /// Writes a line into an instance's log.
+    pub fn write(&self, id: Id<Container>, line: &str) {
+        if let Some(simulation) = self.instances().get_mut(&id) {
+            simulation.write(line);
         }
     }
 
@@ -133,6 +156,9 @@ impl Simulated {
         };
         let instance = Instance {
             container: spec.container,
+            generation: spec.generation,
+            deployment: Some(spec.deployment.clone()),
+            node: None,
             handle: format!("simulated-{}", spec.container.uuid().simple()),
             status,
             ip: Some(IpAddr::from([127, 0, 0, 1]).to_string()),
@@ -141,6 +167,7 @@ impl Simulated {
         Ok(Simulation {
             instance,
             lines: vec![line.to_owned()],
+            written: broadcast::Sender::new(64),
             _servers: if exits { Vec::new() } else { servers },
         })
     }
@@ -161,7 +188,7 @@ impl Simulated {
                 && simulation.instance.status == Status::Starting
             {
                 simulation.instance.status = Status::Ready;
-                simulation.lines.push("ready".to_owned());
+                simulation.write("ready");
                 let _ = happened.send(Happened { container: id });
             }
         });
@@ -212,6 +239,10 @@ impl Provider for Simulated {
         NAME
     }
 
+    fn is_private(&self) -> bool {
+        true
+    }
+
     async fn ping(&self) -> Result<String, ProviderError> {
         Ok("simulated engine in this process".to_owned())
     }
@@ -247,7 +278,15 @@ impl Provider for Simulated {
                 why: "its name says so".to_owned(),
             });
         }
-        let is_known = self.instances().contains_key(&spec.container);
+        let is_known = {
+            let mut instances = self.instances();
+            let known = instances.get(&spec.container);
+            let known = known.map(|simulation| simulation.instance.generation);
+            if known.is_some_and(|generation| generation < spec.generation) {
+                instances.remove(&spec.container);
+            }
+            instances.contains_key(&spec.container)
+        };
         if !is_known {
             let started = self.start(spec).await?;
             // Whoever was quicker has won.
@@ -306,6 +345,25 @@ impl Provider for Simulated {
             .map(|simulation| simulation.lines.as_slice())
             .unwrap_or_default();
         Ok(all[all.len().saturating_sub(lines as usize)..].to_vec())
+    }
+
+    fn follow(&self, id: Id<Container>, lines: u32) -> BoxStream<'static, Line> {
+        let instances = self.instances();
+        let Some(simulation) = instances.get(&id) else {
+            return stream::empty().boxed();
+        };
+        let from = simulation.lines.len().saturating_sub(lines as usize);
+        let written = BroadcastStream::new(simulation.written.subscribe());
+        let clock = Arc::clone(&self.clock);
+        let line = move |text| Line {
+            at: Some(clock.now()),
+            is_error: false,
+            text,
+        };
+        stream::iter(simulation.lines[from..].to_vec())
+            .chain(written.filter_map(async |line| line.ok()))
+            .map(line)
+            .boxed()
     }
 
     fn events(&self) -> BoxStream<'static, Happened> {

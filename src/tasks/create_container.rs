@@ -183,6 +183,9 @@ impl CreateContainer {
             .ok_or_else(gone)?;
         Ok(Spec {
             container: row.id(),
+            generation: 1,
+            deployment: self.0.keyring.deployment(),
+            cluster: None,
             image: app.image,
             command: app.command.0,
             env: vec![
@@ -279,7 +282,10 @@ impl CreateContainer {
 pub(super) fn find(outside: &Outside, name: &str) -> Result<Arc<dyn Provider>, TaskError> {
     outside
         .providers
-        .get(name)
+        .at(&crate::providers::Address {
+            provider: name.to_owned(),
+            endpoint: None,
+        })
         .ok_or_else(|| TaskError::Retryable {
             code: "ENGINE_UNREACHABLE",
             message: format!("this worker has no {name} engine"),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
-use futures_util::{StreamExt as _, future};
+use futures_util::StreamExt as _;
 use sea_orm::ActiveValue::Set;
 use tokio_util::sync::CancellationToken;
 
@@ -32,11 +32,8 @@ const LEFT: TimeDelta = TimeDelta::seconds(15);
 
 /// Wakes parked tasks by the engines' events, until `stop`.
 pub async fn hear(store: Store, providers: Providers, stop: CancellationToken) {
-    let each = providers
-        .all()
-        .map(|provider| hear_one(&store, Arc::clone(provider)));
     tokio::select! {
-        _ = future::join_all(each) => {}
+        () = hear_one(&store, providers.default()) => {}
         () = stop.cancelled() => {}
     }
 }
@@ -105,8 +102,8 @@ pub async fn reap(store: Store, providers: Providers, stop: CancellationToken) {
             () = store.clock.sleep(REAP) => {}
             () = stop.cancelled() => return,
         }
-        for provider in providers.all() {
-            match reap_once(&store, &**provider, LEFT).await {
+        for provider in [providers.default()] {
+            match reap_once(&store, &*provider, LEFT).await {
                 Ok(0) => {}
                 Ok(removed) => tracing::warn!(
                     removed,

@@ -1,15 +1,69 @@
 //! What the engine's answers mean: instances, and errors.
 
+use std::collections::HashMap;
+
 use bollard::{
     errors::Error,
-    models::{ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum},
+    models::{
+        ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
+        ContainerSummaryStateEnum, HealthStatusEnum,
+    },
 };
 
 use super::{CALL, NAME};
 use crate::{
     domain::{Id, id::Container},
-    providers::{Instance, ProviderError, Status},
+    providers::{DEPLOYMENT, GENERATION, Instance, ProviderError, Status, instance_name},
 };
+
+/// What the labels say of an instance: its generation and its deployment.
+pub(in crate::providers) fn labelled(
+    labels: Option<&HashMap<String, String>>,
+) -> (i32, Option<String>) {
+    let label = |name| labels.and_then(|labels| labels.get(name));
+    let generation = label(GENERATION).and_then(|text| text.parse().ok());
+    (generation.unwrap_or(1), label(DEPLOYMENT).cloned())
+}
+
+/// An instance as a list has it; `None` when more has to be asked about it.
+pub(super) fn read_summary(id: Id<Container>, found: ContainerSummary) -> Option<Instance> {
+    let is_named = found
+        .names
+        .iter()
+        .flatten()
+        .any(|name| name.trim_start_matches('/') == instance_name(id));
+    if found.state != Some(ContainerSummaryStateEnum::RUNNING) || !is_named {
+        return None;
+    }
+    let said = found.status.unwrap_or_default();
+    let status = if said.contains("(health: starting)") {
+        Status::Starting
+    } else if said.contains("(unhealthy)") {
+        Status::Unhealthy
+    } else {
+        Status::Ready
+    };
+    let (generation, deployment) = labelled(found.labels.as_ref());
+    let ports = found.ports.unwrap_or_default().into_iter();
+    let ip = found
+        .network_settings
+        .and_then(|network| network.networks)
+        .unwrap_or_default()
+        .into_values()
+        .find_map(|endpoint| endpoint.ip_address);
+    Some(Instance {
+        container: id,
+        generation,
+        deployment,
+        node: None,
+        handle: found.id.unwrap_or_default(),
+        status,
+        ip: ip.filter(|ip| !ip.is_empty()),
+        ports: ports
+            .filter_map(|port| Some((port.private_port, port.public_port?)))
+            .collect(),
+    })
+}
 
 /// An instance as the engine describes it.
 pub(super) fn read(id: Id<Container>, found: ContainerInspectResponse) -> Instance {
@@ -42,8 +96,13 @@ pub(super) fn read(id: Id<Container>, found: ContainerInspectResponse) -> Instan
         .unwrap_or_default()
         .into_values()
         .find_map(|endpoint| endpoint.ip_address);
+    let config = found.config.unwrap_or_default();
+    let (generation, deployment) = labelled(config.labels.as_ref());
     Instance {
         container: id,
+        generation,
+        deployment,
+        node: None,
         handle: found.id.unwrap_or_default(),
         status,
         ip: ip.filter(|ip| !ip.is_empty()),

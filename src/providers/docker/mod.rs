@@ -5,10 +5,11 @@ mod image;
 
 use std::{collections::HashMap, time::Duration};
 
-use answer::{classify, is_missing, read};
+use answer::{classify, is_missing, read, read_summary};
 
 use async_trait::async_trait;
 use bollard::{
+    container::LogOutput,
     errors::Error,
     models::{ContainerCreateBody, ContainerInspectResponse, HostConfig, PortBinding},
     query_parameters::{
@@ -16,22 +17,28 @@ use bollard::{
         LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
     },
 };
-use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
+use chrono::{DateTime, Utc};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 use image::pull;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Happened, Instance, LABEL, Prepared, Provider, ProviderError, Spec, Status, instance_name,
+    DEPLOYMENT, GENERATION, Happened, Instance, LABEL, Line, Prepared, Provider, ProviderError,
+    Spec, Status, instance_name,
 };
 use crate::domain::{Id, id::Container};
 
-const NAME: &str = "docker";
+pub(super) const NAME: &str = "docker";
 /// Longest wait for the answer to an ordinary call.
 const CALL: Duration = Duration::from_secs(60);
 /// Longest wait for a ping, at start-up and in `doctor`.
 const PING: Duration = Duration::from_secs(3);
 
+/// Longest line of a log, in bytes.
+const LONGEST_LINE: usize = 8 * 1024;
+/// What a container of an older generation gets to end by itself.
+const OLD: Duration = Duration::from_secs(2);
 /// How often, and how many times, a container is looked for whose name is taken.
 const LOOK: Duration = Duration::from_millis(50);
 const LOOKS: u32 = 200;
@@ -97,8 +104,12 @@ impl Docker {
     /// The container, made unless it is there. A name is taken a moment before its container can be seen.
     async fn made(&self, spec: &Spec, stop: &CancellationToken) -> Result<Instance, ProviderError> {
         for _ in 0..LOOKS {
-            if let Some(found) = self.inspect(spec.container).await? {
-                return Ok(found);
+            match self.inspect(spec.container).await? {
+                Some(found) if found.generation < spec.generation => {
+                    self.remove(spec.container, OLD).await?;
+                }
+                Some(found) => return Ok(found),
+                None => {}
             }
             if stop.is_cancelled() {
                 return Err(ProviderError::Stopped);
@@ -114,6 +125,15 @@ impl Docker {
         );
         Err(ProviderError::Failed { engine: NAME, why })
     }
+}
+
+/// What says on an engine which container this is.
+pub(super) fn labels(spec: &Spec) -> HashMap<String, String> {
+    HashMap::from([
+        (LABEL.to_owned(), spec.container.to_string()),
+        (DEPLOYMENT.to_owned(), spec.deployment.clone()),
+        (GENERATION.to_owned(), spec.generation.to_string()),
+    ])
 }
 
 fn body(spec: &Spec) -> ContainerCreateBody {
@@ -147,10 +167,7 @@ fn body(spec: &Spec) -> ContainerCreateBody {
                 .map(|(key, value)| format!("{key}={value}"))
                 .collect(),
         ),
-        labels: Some(HashMap::from([(
-            LABEL.to_owned(),
-            spec.container.to_string(),
-        )])),
+        labels: Some(labels(spec)),
         exposed_ports: Some(ports),
         host_config: Some(host_config),
         ..ContainerCreateBody::default()
@@ -274,14 +291,16 @@ impl Provider for Docker {
             .filters(&filters)
             .build();
         let found = within(CALL, self.engine().await?.list_containers(Some(options))).await?;
-        let ids = found
-            .iter()
-            .filter_map(|summary| Id::parse(summary.labels.as_ref()?.get(LABEL)?));
-        let mut instances = Vec::new();
-        for id in ids {
-            // One with our label under a foreign name, or gone meanwhile, is none of ours.
-            if let Ok(Some(instance)) = self.inspect(id).await {
-                instances.push(instance);
+        let mut instances = Vec::with_capacity(found.len());
+        for summary in found {
+            let id = summary.labels.as_ref().and_then(|labels| labels.get(LABEL));
+            let Some(id) = id.and_then(|id| Id::parse(id)) else {
+                continue;
+            };
+            match read_summary(id, summary) {
+                Some(instance) => instances.push(instance),
+                // One with our label under a foreign name, or gone meanwhile, is none of ours.
+                None => instances.extend(self.inspect(id).await.ok().flatten()),
             }
         }
         Ok(instances)
@@ -309,6 +328,20 @@ impl Provider for Docker {
         Ok(text.lines().map(str::to_owned).collect())
     }
 
+    fn follow(&self, id: Id<Container>, lines: u32) -> BoxStream<'static, Line> {
+        let options = LogsOptionsBuilder::new()
+            .stdout(true)
+            .stderr(true)
+            .timestamps(true)
+            .follow(true)
+            .tail(&lines.to_string())
+            .build();
+        match self.agreed.get() {
+            None => stream::empty().boxed(),
+            Some(engine) => lines_of(engine.logs(&instance_name(id), Some(options))).boxed(),
+        }
+    }
+
     fn events(&self) -> BoxStream<'static, Happened> {
         let filters = HashMap::from([
             ("type", vec!["container"]),
@@ -331,6 +364,45 @@ impl Provider for Docker {
             })
         })
         .boxed()
+    }
+}
+
+/// Whole lines from the pieces of an engine's log, each with its time in front.
+pub(super) fn lines_of(
+    pieces: impl Stream<Item = Result<LogOutput, Error>> + Send + 'static,
+) -> impl Stream<Item = Line> + Send + 'static {
+    let mut begun = [String::new(), String::new()];
+    pieces
+        .take_while(|piece| std::future::ready(piece.is_ok()))
+        .filter_map(|piece| std::future::ready(piece.ok()))
+        .map(move |piece| {
+            let is_error = matches!(piece, LogOutput::StdErr { .. });
+            let begun = &mut begun[usize::from(is_error)];
+            begun.push_str(&String::from_utf8_lossy(&piece.into_bytes()));
+            let mut whole = Vec::new();
+            while let Some(end) = begun.find('\n') {
+                let line: String = begun.drain(..=end).collect();
+                whole.push(line_of(line.trim_end_matches(['\n', '\r']), is_error));
+            }
+            // What never ends a line is cut, so that it does not grow without bound.
+            if begun.len() > LONGEST_LINE {
+                whole.push(line_of(&std::mem::take(begun), is_error));
+            }
+            stream::iter(whole)
+        })
+        .flatten()
+}
+
+fn line_of(line: &str, is_error: bool) -> Line {
+    let (at, text) = match line.split_once(' ') {
+        Some((time, text)) => (time.parse::<DateTime<Utc>>().ok(), text),
+        None => (line.parse().ok(), ""),
+    };
+    let text = if at.is_some() { text } else { line };
+    Line {
+        at,
+        is_error,
+        text: text.chars().take(LONGEST_LINE).collect(),
     }
 }
 
