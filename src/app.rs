@@ -2,14 +2,16 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
+use chrono::TimeDelta;
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     auth::Auth,
-    config::{ConfigError, Database, Secret, Settings},
+    config::{self, ConfigError, Database, Secret, Settings},
     domain::{Clock, Entropy, Keyring, SystemClock, entropy::secret_bytes, keyring::hex},
     error::{AppError, TransportError},
+    fleet::{self, Care, Keeper, Mode},
     graphql::{
         Api, Offer,
         operations::{BadOperations, Operations},
@@ -20,13 +22,13 @@ use crate::{
         Dispatcher, MemoryQueue, Outlook, RedisQueue, Retention, Sweeper, TaskQueue, Upkeep,
         Worker, WorkerSettings,
     },
-    services::{Services, admission::Admission, seed::Seeded},
+    services::{Fleet, Services, admission::Admission, seed::Seeded},
     store::{
         Store,
         connection::{self, DatabaseDown},
         limits::Rate,
     },
-    tasks::{self, Outside, engines},
+    tasks::{self, Outside},
     telemetry::Meters,
     web::{self, Bound, Web},
 };
@@ -162,7 +164,18 @@ impl App {
             settings.refresh_token,
         );
         let admission = Admission::new(settings.tasks_per_owner, settings.tasks_total);
-        let services = Services::new(store.clone(), auth.clone(), keyring.clone(), admission);
+        let fleet = Fleet {
+            containers_per_owner: settings.containers_per_owner,
+            patience: settings.container_drain,
+            heartbeat: settings.heartbeat,
+        };
+        let services = Services::new(
+            store.clone(),
+            auth.clone(),
+            keyring.clone(),
+            admission,
+            fleet,
+        );
         let seeded = services.seed(settings).await?;
         let (queue, bus) = Box::pin(transports(settings, role)).await?;
         let meters = Arc::new(Meters::default());
@@ -229,6 +242,12 @@ impl App {
         keyring: Keyring,
     ) {
         let store = self.store.clone();
+        let keeper = Keeper {
+            store: store.clone(),
+            providers: providers.clone(),
+            deployment: keyring.deployment(),
+            care: care(settings),
+        };
         let outside = Outside {
             providers: providers.clone(),
             store: store.clone(),
@@ -252,9 +271,10 @@ impl App {
         };
         let worker = Arc::new(Worker::new(
             outlook,
-            tasks::registry(&outside),
+            tasks::registry(&outside).with(fleet::Reconcile(keeper.clone())),
             worker_settings,
         ));
+        let me = worker.id;
         let upkeep = Upkeep::new(
             store.clone(),
             Retention {
@@ -267,10 +287,8 @@ impl App {
         let sweeper = Sweeper::new(dispatcher, clock, worker.id, Some(upkeep));
         let stop = self.intake.clone();
         self.frontline.spawn(worker.run(stop.clone()));
-        self.frontline
-            .spawn(engines::reap(store.clone(), providers.clone(), stop));
-        self.background
-            .spawn(engines::hear(store, providers.clone(), self.relay.clone()));
+        self.frontline.spawn(keeper.clone().keep(me, stop));
+        self.background.spawn(keeper.listen(self.relay.clone()));
         self.background.spawn(sweeper.run(self.relay.clone()));
         self.providers = Some(providers);
     }
@@ -296,6 +314,23 @@ impl App {
         if let Err(error) = self.store.close().await {
             tracing::debug!(%error, "the database's connections did not close");
         }
+    }
+}
+
+fn care(settings: &Settings) -> Care {
+    let delta = |duration| TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
+    Care {
+        mode: match settings.reconcile {
+            config::Reconcile::On => Mode::Mend,
+            config::Reconcile::DryRun => Mode::Show,
+            config::Reconcile::Off => Mode::Off,
+        },
+        pause: settings.reconcile_pause,
+        orphan_grace: delta(settings.orphan_grace),
+        host_stale: delta(settings.host_stale),
+        host_dead: delta(settings.host_dead),
+        idle: settings.container_idle.map(delta),
+        abandoned: settings.container_abandoned.map(delta),
     }
 }
 

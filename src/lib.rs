@@ -26,6 +26,8 @@ pub mod config;
 pub mod domain;
 // The closed list of public errors.
 pub mod error;
+// What workers do for the fleet beside the tasks: listening, reconciling, looking after hosts and pools.
+pub mod fleet;
 // The one schema.
 pub mod graphql;
 // The event bus, and rows as streams.

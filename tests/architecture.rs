@@ -25,6 +25,10 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("tasks", &["domain", "error", "store", "providers", "queue"]),
+    (
+        "fleet",
+        &["domain", "error", "store", "providers", "queue", "tasks"],
+    ),
     ("auth", &["domain", "error", "store"]),
     (
         "services",

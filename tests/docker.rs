@@ -63,6 +63,7 @@ async fn add_app(ground: &Ground, slug: &str, image: &str, command: &[&str]) {
         category: "Tests".to_owned(),
         description: "For tests.".to_owned(),
         image: image.to_owned(),
+        images: std::collections::BTreeMap::new(),
         command: command.iter().map(|word| (*word).to_owned()).collect(),
         ports: Vec::new(),
         cpu_millis: 100,

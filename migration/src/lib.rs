@@ -13,6 +13,7 @@ mod m20261124_000004_containers;
 mod m20261124_000005_engine;
 mod m20261124_000006_lighter_tasks;
 mod m20261124_000007_lists;
+mod m20261127_000008_fleet;
 mod statements;
 
 #[derive(Debug)]
@@ -29,6 +30,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000005_engine::Migration),
             Box::new(m20261124_000006_lighter_tasks::Migration),
             Box::new(m20261124_000007_lists::Migration),
+            Box::new(m20261127_000008_fleet::Migration),
         ]
     }
 }

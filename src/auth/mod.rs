@@ -7,16 +7,16 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 pub use password::{Passwords, generate as generate_password};
-pub use token::{AccessTokens, RefreshToken};
+pub use token::{AccessTokens, HostCredential, SecretToken};
 
 use crate::{
     domain::{
         Id, Keyring,
-        id::Session,
+        id::{Host, Session},
         policy::{Role, Viewer},
     },
     error::AppError,
-    store::{Store, standings::Standings},
+    store::{Store, hosts, standings::Standings},
 };
 
 /// The checks of identity, and what they are made with.
@@ -50,6 +50,24 @@ impl Auth {
         Ok(standing.is_some_and(|standing| standing.is_live(now) && !standing.disabled))
     }
 
+    /// The host a credential names.
+    async fn host(&self, store: &Store, id: Id<Host>, hash: &str) -> Result<Viewer, AppError> {
+        let row = hosts::unscoped_by_id(store.db(), id).await?;
+        let is_right = row.is_some_and(|row| row.is_credential(hash, store.now()));
+        if is_right {
+            return Ok(Viewer::Host { id });
+        }
+        Err(AppError::Unauthenticated(
+            "the host's credential is unknown or revoked",
+        ))
+    }
+
+    /// Whether a host still has a credential, for what its agent has opened.
+    pub async fn has_credential(&self, store: &Store, id: Id<Host>) -> Result<bool, AppError> {
+        let row = hosts::unscoped_by_id(store.db(), id).await?;
+        Ok(row.is_some_and(|row| row.credential_hash.is_some()))
+    }
+
     /// Who sends this `Authorization` value: nobody without one.
     pub async fn viewer(
         &self,
@@ -78,6 +96,9 @@ impl Auth {
         let (_, token) = bearer.ok_or(AppError::Unauthenticated(
             "the authorization has the form 'Bearer <access token>'",
         ))?;
+        if let Some((host, hash)) = HostCredential::read(token.trim()) {
+            return Ok((self.host(store, host, &hash).await?, None));
+        }
         let claimed = self.tokens.verify(token.trim(), store.now())?;
         let standing = self.standings.of(claimed.session).await?.ok_or(OVER)?;
         if !standing.is_live(store.now()) || standing.owner() != claimed.user {

@@ -12,7 +12,7 @@ use crate::{
     domain::{
         Id,
         entropy::secret_bytes,
-        id::{Session, User},
+        id::{Host, Session, User},
         keyring::hex,
     },
     error::AppError,
@@ -108,13 +108,13 @@ impl AccessTokens {
     }
 }
 
-/// A refresh token: 256 random bits for the client, their hash for the database.
-pub struct RefreshToken {
+/// A refresh token, a registration token or a host's secret: 256 random bits for the client, their hash for the database.
+pub struct SecretToken {
     pub token: String,
     pub hash: String,
 }
 
-impl RefreshToken {
+impl SecretToken {
     pub fn generate() -> Self {
         let token = URL_SAFE_NO_PAD.encode(secret_bytes::<32>());
         Self {
@@ -126,6 +126,22 @@ impl RefreshToken {
     /// The hash a presented token is looked up by. The token is as random as the hash, so a plain SHA-256 will do.
     pub fn hash_of(token: &str) -> String {
         hex(&Sha256::digest(token.as_bytes()))
+    }
+}
+
+/// What a host's agent shows: the host's id, and a secret of which only the hash is kept.
+pub struct HostCredential;
+
+impl HostCredential {
+    /// The text an agent keeps and sends as its bearer token.
+    pub fn write(host: Id<Host>, secret: &str) -> String {
+        format!("{host}.{secret}")
+    }
+
+    /// The host and the hash of the secret; `None` for what is no host's credential.
+    pub fn read(text: &str) -> Option<(Id<Host>, String)> {
+        let (host, secret) = text.split_once('.')?;
+        Some((Id::parse(host)?, SecretToken::hash_of(secret)))
     }
 }
 

@@ -129,6 +129,56 @@ pub const KEYS: &[(&str, &str, &str)] = &[
         "operations one engine is asked for per second, by all workers; 0 is no limit",
     ),
     (
+        "CONTAINERS_PER_OWNER",
+        "1 to 1000000 [100]",
+        "most containers one owner has at once",
+    ),
+    (
+        "CONTAINER_DRAIN_SECONDS",
+        "0 to 604800 [300]",
+        "how long a client may stay in a container that is drained",
+    ),
+    (
+        "CONTAINER_IDLE_SECONDS",
+        "0 to 31536000 [0]",
+        "after how long without its client somebody's container is removed; 0 is never",
+    ),
+    (
+        "CONTAINER_ABANDONED_SECONDS",
+        "0 to 31536000 [0]",
+        "after how long somebody's container is removed that no client came to; 0 is never",
+    ),
+    (
+        "HEARTBEAT_SECONDS",
+        "1 to 3600 [5]",
+        "time between two heartbeats of a host",
+    ),
+    (
+        "HOST_STALE_SECONDS",
+        "1 to 86400 [20]",
+        "silence after which nobody knows how a host's containers are",
+    ),
+    (
+        "HOST_DEAD_SECONDS",
+        "1 to 604800 [120]",
+        "silence after which a host's containers are made anew elsewhere",
+    ),
+    (
+        "RECONCILE",
+        "on, dry-run or off [on]",
+        "whether differences between database and engines are mended, or only shown",
+    ),
+    (
+        "RECONCILE_SECONDS",
+        "1 to 86400 [15]",
+        "time between two looks at an engine",
+    ),
+    (
+        "ORPHAN_SECONDS",
+        "0 to 604800 [60]",
+        "how long what no row knows is left on an engine",
+    ),
+    (
         "TASK_DAYS",
         "1 to 36500 [30]",
         "how long ended tasks stay before they are archived",

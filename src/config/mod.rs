@@ -59,6 +59,16 @@ pub enum ProviderChoice {
     Simulated,
 }
 
+/// What is done about differences between the database and the engines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reconcile {
+    /// They are mended.
+    On,
+    /// They are shown.
+    DryRun,
+    Off,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     Pretty,
@@ -91,6 +101,22 @@ pub struct Settings {
     pub tasks_total: u64,
     /// Operations an engine is asked for per second; 0 is no limit.
     pub engine_rate: u32,
+    /// Most containers one owner has at once.
+    pub containers_per_owner: u64,
+    /// How long a client may stay in a container that is drained.
+    pub container_drain: Duration,
+    /// After how long somebody's container without a client is removed: one that had a client, and one that never had.
+    pub container_idle: Option<Duration>,
+    pub container_abandoned: Option<Duration>,
+    /// Time between two heartbeats of a host, and the silences after which it is stale and dead.
+    pub heartbeat: Duration,
+    pub host_stale: Duration,
+    pub host_dead: Duration,
+    pub reconcile: Reconcile,
+    /// Time between two looks at an engine.
+    pub reconcile_pause: Duration,
+    /// How long what nobody knows is left on an engine.
+    pub orphan_grace: Duration,
     pub ended_retention: Duration,
     pub dead_letter_retention: Duration,
     pub archive_retention: Duration,
@@ -156,6 +182,23 @@ impl Settings {
             tasks_per_owner: sources.number("TASKS_PER_OWNER", &10_000, 1..=100_000_000)?,
             tasks_total: sources.number("TASKS_TOTAL", &2_000_000, 1..=1_000_000_000)?,
             engine_rate: sources.number("ENGINE_RATE", &0, 0..=10_000)?,
+            containers_per_owner: sources.number("CONTAINERS_PER_OWNER", &100, 1..=1_000_000)?,
+            container_drain: seconds(sources, "CONTAINER_DRAIN_SECONDS", 300, 0..=604_800)?,
+            container_idle: some_seconds(sources, "CONTAINER_IDLE_SECONDS")?,
+            container_abandoned: some_seconds(sources, "CONTAINER_ABANDONED_SECONDS")?,
+            heartbeat: seconds(sources, "HEARTBEAT_SECONDS", 5, 1..=3600)?,
+            host_stale: seconds(sources, "HOST_STALE_SECONDS", 20, 1..=86_400)?,
+            host_dead: seconds(sources, "HOST_DEAD_SECONDS", 120, 1..=604_800)?,
+            reconcile: sources.one_of(
+                "RECONCILE",
+                &[
+                    ("on", Reconcile::On),
+                    ("dry-run", Reconcile::DryRun),
+                    ("off", Reconcile::Off),
+                ],
+            )?,
+            reconcile_pause: seconds(sources, "RECONCILE_SECONDS", 15, 1..=86_400)?,
+            orphan_grace: seconds(sources, "ORPHAN_SECONDS", 60, 0..=604_800)?,
             ended_retention: days(sources, "TASK_DAYS", 30)?,
             dead_letter_retention: days(sources, "DEAD_LETTER_DAYS", 90)?,
             archive_retention: days(sources, "ARCHIVE_DAYS", 365)?,
@@ -173,6 +216,11 @@ impl Settings {
                 &[("pretty", LogFormat::Pretty), ("json", LogFormat::Json)],
             )?,
         };
+        if settings.host_stale <= settings.heartbeat || settings.host_dead <= settings.host_stale {
+            let problem =
+                "HEARTBEAT_SECONDS < HOST_STALE_SECONDS < HOST_DEAD_SECONDS is expected".to_owned();
+            return Err(sources.refuse("HOST_STALE_SECONDS", problem));
+        }
         if settings.persisted_only && settings.persisted_operations.is_none() {
             let problem = "needs PERSISTED_OPERATIONS, or nothing could be asked for".to_owned();
             return Err(sources.refuse("PERSISTED_ONLY", problem));
@@ -182,6 +230,21 @@ impl Settings {
         }
         Ok(settings)
     }
+}
+
+fn seconds(
+    sources: &Sources,
+    key: &'static str,
+    default: u64,
+    range: std::ops::RangeInclusive<u64>,
+) -> Result<Duration, ConfigError> {
+    Ok(Duration::from_secs(sources.number(key, &default, range)?))
+}
+
+/// A duration that is none by default, and for 0.
+fn some_seconds(sources: &Sources, key: &'static str) -> Result<Option<Duration>, ConfigError> {
+    let duration = seconds(sources, key, 0, 0..=31_536_000)?;
+    Ok((!duration.is_zero()).then_some(duration))
 }
 
 fn days(sources: &Sources, key: &'static str, default: u64) -> Result<Duration, ConfigError> {

@@ -8,7 +8,13 @@ use uuid::Uuid;
 #[serde(rename_all = "snake_case")]
 pub enum Table {
     App,
+    AuditEvent,
+    Cluster,
     Container,
+    Engine,
+    Host,
+    HostCommand,
+    Pool,
     Region,
     Schedule,
     Session,

@@ -35,8 +35,16 @@ pub enum ContainerEvent {
     Delete,
     Removed,
     Fail,
+    /// Its host is silent.
     LostHost,
+    /// It is heard of again.
     Seen,
+    /// It is to be made anew where it is.
+    Restart,
+    /// Its engine has it no more, though somebody wants it.
+    Vanish,
+    /// Its host is given up.
+    Replace,
 }
 
 named!(ContainerState {
@@ -75,9 +83,15 @@ impl Machine for ContainerState {
             (S::Draining, E::Fail, S::Failed),
             (S::Draining, E::LostHost, S::Unknown),
             (S::Draining, E::Delete, S::Deleting),
+            (S::Running, E::Restart, S::Creating),
+            (S::Running, E::Vanish, S::Requested),
+            (S::Stopped, E::Restart, S::Creating),
             (S::Stopped, E::Delete, S::Deleting),
+            (S::Failed, E::Restart, S::Creating),
             (S::Failed, E::Delete, S::Deleting),
             (S::Unknown, E::Seen, S::Running),
+            (S::Unknown, E::Replace, S::Requested),
+            (S::Unknown, E::Fail, S::Failed),
             (S::Unknown, E::Delete, S::Deleting),
             (S::Deleting, E::Removed, S::Deleted),
         ]
@@ -85,6 +99,17 @@ impl Machine for ContainerState {
 }
 
 impl ContainerState {
+    /// Those that count against a quota and take room: on an engine, or on their way to or from it.
+    pub const LIVE: [Self; 7] = [
+        Self::Requested,
+        Self::Creating,
+        Self::Running,
+        Self::Draining,
+        Self::Stopped,
+        Self::Deleting,
+        Self::Unknown,
+    ];
+
     /// Whether somebody still wants it to exist; what an engine holds of the others is to be removed.
     pub const fn is_wanted(self) -> bool {
         match self {

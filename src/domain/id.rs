@@ -33,6 +33,11 @@ impl<T: Identified> Id<T> {
     }
 }
 
+/// An id with this prefix as it is written outside.
+pub fn written(prefix: &str, id: Uuid) -> String {
+    format!("{prefix}_{}", id.simple())
+}
+
 /// Reads an id with this prefix in the one form that is written.
 pub fn read(prefix: &str, text: &str) -> Option<Uuid> {
     let hex = text.strip_prefix(prefix)?.strip_prefix('_')?;
@@ -102,6 +107,12 @@ identified!(
     Session = "session",
     App = "app",
     Region = "region",
+    Cluster = "cluster",
+    Host = "host",
+    Pool = "pool",
+    HostCommand = "command",
+    Engine = "engine",
+    AuditEvent = "event",
     Container = "container",
     Task = "task",
     Schedule = "schedule",

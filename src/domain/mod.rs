@@ -4,8 +4,10 @@
 pub mod cadence;
 pub mod change;
 pub mod clock;
+pub mod cluster;
 pub mod container;
 pub mod entropy;
+pub mod host;
 pub mod id;
 pub mod keyring;
 pub mod machine;

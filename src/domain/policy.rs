@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{
     Id,
-    id::{Session, User},
+    id::{Host, Session, User},
     machine::named,
 };
 
@@ -30,6 +30,10 @@ pub enum Viewer {
         id: Id<User>,
         session: Id<Session>,
     },
+    /// The agent of a host.
+    Host {
+        id: Id<Host>,
+    },
     /// The service itself: workers, the sweeper, the command line.
     System,
 }
@@ -39,7 +43,7 @@ impl Viewer {
     pub const fn user(self) -> Option<Id<User>> {
         match self {
             Self::User { id, .. } | Self::Admin { id, .. } => Some(id),
-            Self::Anonymous | Self::System => None,
+            Self::Anonymous | Self::Host { .. } | Self::System => None,
         }
     }
 
@@ -47,7 +51,7 @@ impl Viewer {
     pub const fn session(self) -> Option<Id<Session>> {
         match self {
             Self::User { session, .. } | Self::Admin { session, .. } => Some(session),
-            Self::Anonymous | Self::System => None,
+            Self::Anonymous | Self::Host { .. } | Self::System => None,
         }
     }
 
@@ -65,6 +69,7 @@ impl Viewer {
                 id: Id::new(NOBODY),
                 session: Id::new(NOBODY),
             },
+            Self::Host { id } => Self::Host { id },
             Self::Anonymous => Self::Anonymous,
             Self::System => Self::System,
         }
@@ -84,6 +89,11 @@ pub enum Action {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Resource {
     App,
+    AuditEvent,
+    Cluster,
+    Engine,
+    Host,
+    Pool,
     Region,
     Container,
     Task,
@@ -100,6 +110,8 @@ pub enum Resource {
 pub enum Scope {
     Nothing,
     OwnedBy(Id<User>),
+    /// What runs on a host, and the host itself.
+    OnHost(Id<Host>),
     Everything,
 }
 
@@ -107,8 +119,10 @@ pub enum Scope {
 pub fn scope(viewer: Viewer, action: Action, resource: Resource) -> Scope {
     match (viewer, resource) {
         (Viewer::System | Viewer::Admin { .. }, _) => Scope::Everything,
-        (Viewer::User { .. } | Viewer::Anonymous, Resource::App | Resource::Region) => match action
-        {
+        (
+            Viewer::User { .. } | Viewer::Host { .. } | Viewer::Anonymous,
+            Resource::App | Resource::Region,
+        ) => match action {
             Action::Read => Scope::Everything,
             Action::Create | Action::Operate | Action::Delete => Scope::Nothing,
         },
@@ -116,13 +130,26 @@ pub fn scope(viewer: Viewer, action: Action, resource: Resource) -> Scope {
             Viewer::User { id, .. },
             Resource::Container | Resource::Task | Resource::User | Resource::Session,
         ) => Scope::OwnedBy(id),
+        // An agent tells of what runs beside it; it asks for nothing and removes nothing.
+        (Viewer::Host { id }, Resource::Container | Resource::Host) => match action {
+            Action::Read | Action::Operate => Scope::OnHost(id),
+            Action::Create | Action::Delete => Scope::Nothing,
+        },
         (
-            Viewer::Anonymous,
-            Resource::Container | Resource::Task | Resource::User | Resource::Session,
+            Viewer::Host { .. } | Viewer::Anonymous,
+            Resource::Task | Resource::User | Resource::Session,
         )
+        | (Viewer::Anonymous, Resource::Container | Resource::Host)
+        | (Viewer::User { .. }, Resource::Host)
         | (
-            Viewer::User { .. } | Viewer::Anonymous,
-            Resource::Queue | Resource::Worker | Resource::Schedule,
+            Viewer::User { .. } | Viewer::Host { .. } | Viewer::Anonymous,
+            Resource::AuditEvent
+            | Resource::Cluster
+            | Resource::Engine
+            | Resource::Pool
+            | Resource::Queue
+            | Resource::Worker
+            | Resource::Schedule,
         ) => Scope::Nothing,
     }
 }
@@ -158,10 +185,18 @@ mod tests {
             Viewer::Anonymous,
             Viewer::User { id, session },
             Viewer::Admin { id, session },
+            Viewer::Host {
+                id: Id::new(Uuid::from_u128(4)),
+            },
             Viewer::System,
         ];
         for viewer in viewers {
-            for resource in [Resource::App, Resource::Task, Resource::Queue] {
+            for resource in [
+                Resource::App,
+                Resource::Task,
+                Resource::Container,
+                Resource::Queue,
+            ] {
                 let of = |viewer| scope(viewer, Action::Read, resource);
                 assert_eq!(of(viewer.impersonal()), of(viewer));
             }

@@ -88,6 +88,9 @@ impl fmt::Debug for NewPassword {
 pub struct Dpi(u16);
 
 impl Dpi {
+    /// That of a display nobody has said anything about.
+    pub const USUAL: Self = Self(96);
+
     pub fn parse(dpi: i32) -> Result<Self, Refused> {
         match u16::try_from(dpi) {
             Ok(dpi @ 48..=480) => Ok(Self(dpi)),

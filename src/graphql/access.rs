@@ -36,6 +36,8 @@ pub enum Access {
     Reached(Action, Resource),
     /// The resource as a whole.
     Whole(Action, Resource),
+    /// The credential of a host.
+    OfHost,
 }
 
 /// Who may ask.
@@ -44,6 +46,7 @@ pub enum Asker {
     Anyone,
     SignedIn,
     Admin,
+    Host,
 }
 
 impl Access {
@@ -57,23 +60,34 @@ impl Access {
             Self::Open => Asker::Anyone,
             Self::Reached(action, resource) => match scope(Viewer::Anonymous, action, resource) {
                 Scope::Nothing => Asker::SignedIn,
-                Scope::OwnedBy(_) | Scope::Everything => Asker::Anyone,
+                Scope::OwnedBy(_) | Scope::OnHost(_) | Scope::Everything => Asker::Anyone,
             },
             Self::Whole(action, resource) => match scope(user, action, resource) {
                 Scope::Everything => Asker::SignedIn,
-                Scope::OwnedBy(_) | Scope::Nothing => Asker::Admin,
+                Scope::OwnedBy(_) | Scope::OnHost(_) | Scope::Nothing => Asker::Admin,
             },
+            Self::OfHost => Asker::Host,
         }
     }
 
     /// What `viewer` is told who may not ask; `None` for who may.
     pub fn refusal(self, viewer: Viewer) -> Option<AppError> {
+        let is_on_host = match self {
+            Self::Reached(action, resource) => scope(viewer, action, resource) != Scope::Nothing,
+            Self::Open | Self::Whole(..) | Self::OfHost => false,
+        };
         match (self.asker(), viewer) {
             (Asker::Anyone, _)
-            | (_, Viewer::Admin { .. } | Viewer::System)
+            | (Asker::Host, Viewer::Host { .. })
+            | (Asker::SignedIn | Asker::Admin, Viewer::Admin { .. } | Viewer::System)
             | (Asker::SignedIn, Viewer::User { .. }) => None,
+            (Asker::SignedIn, Viewer::Host { .. }) if is_on_host => None,
             (_, Viewer::Anonymous) => Some(AppError::Unauthenticated("log in first")),
-            (Asker::Admin, Viewer::User { .. }) => Some(AppError::Forbidden),
+            (Asker::SignedIn | Asker::Admin, Viewer::Host { .. })
+            | (Asker::Admin, Viewer::User { .. })
+            | (Asker::Host, Viewer::User { .. } | Viewer::Admin { .. } | Viewer::System) => {
+                Some(AppError::Forbidden)
+            }
         }
     }
 }
@@ -87,14 +101,18 @@ pub struct Operation {
 
 /// The fields at the top that no list makes.
 const OPERATIONS: &[(Root, &str, Access)] = {
-    use Access::{Open, Reached, Whole};
+    use Access::{OfHost, Open, Reached, Whole};
     use Action::{Create, Delete, Operate, Read};
-    use Resource::{Container, Queue, Schedule, Session, Task, Worker};
+    use Resource::{
+        App, Cluster, Container, Engine, Host, Pool, Queue, Region, Schedule, Session, Task, User,
+        Worker,
+    };
     use Root::{Mutation, Query, Subscription};
     &[
         (Query, "node", Open),
         (Query, "nodes", Open),
         (Query, "viewer", Open),
+        (Query, "protocolInfo", Reached(Read, Container)),
         (Query, "queue", Whole(Read, Queue)),
         (Query, "workers", Whole(Read, Worker)),
         (Mutation, "signUp", Open),
@@ -102,7 +120,30 @@ const OPERATIONS: &[(Root, &str, Access)] = {
         (Mutation, "refreshSession", Open),
         (Mutation, "logOut", Reached(Delete, Session)),
         (Mutation, "createContainer", Reached(Create, Container)),
+        (Mutation, "assignContainer", Reached(Create, Container)),
+        (Mutation, "drainContainer", Reached(Operate, Container)),
+        (Mutation, "restartContainer", Reached(Operate, Container)),
+        (Mutation, "updateContainer", Reached(Operate, Container)),
         (Mutation, "deleteContainer", Reached(Delete, Container)),
+        (Mutation, "createCluster", Whole(Create, Cluster)),
+        (Mutation, "updateCluster", Whole(Operate, Cluster)),
+        (Mutation, "drainCluster", Whole(Operate, Cluster)),
+        (Mutation, "activateCluster", Whole(Operate, Cluster)),
+        (Mutation, "deleteCluster", Whole(Delete, Cluster)),
+        (Mutation, "sendClusterCommand", Whole(Operate, Cluster)),
+        (Mutation, "createRegistrationToken", Whole(Create, Host)),
+        (Mutation, "registerHost", Open),
+        (Mutation, "heartbeat", OfHost),
+        (Mutation, "reportContainer", OfHost),
+        (Mutation, "reportCommand", OfHost),
+        (Mutation, "rotateHostCredential", OfHost),
+        (Mutation, "drainHost", Whole(Operate, Host)),
+        (Mutation, "revokeHost", Whole(Delete, Host)),
+        (Mutation, "reconcile", Whole(Operate, Engine)),
+        (Mutation, "putApp", Whole(Create, App)),
+        (Mutation, "updateRegion", Whole(Operate, Region)),
+        (Mutation, "setWarmPool", Whole(Create, Pool)),
+        (Mutation, "setReleaseChannel", Whole(Operate, User)),
         (Mutation, "startDemoTask", Reached(Create, Task)),
         (Mutation, "cancelTask", Reached(Operate, Task)),
         (Mutation, "retryTask", Reached(Operate, Task)),
@@ -116,6 +157,7 @@ const OPERATIONS: &[(Root, &str, Access)] = {
         (Mutation, "deleteSchedule", Whole(Delete, Schedule)),
         (Subscription, "node", Open),
         (Subscription, "containerUpdated", Reached(Read, Container)),
+        (Subscription, "hostCommands", OfHost),
         (Subscription, "taskUpdated", Reached(Read, Task)),
         (Subscription, "taskLogAdded", Reached(Read, Task)),
     ]
@@ -144,6 +186,7 @@ pub fn operations() -> Vec<Operation> {
 
 /// Fields of entities that they resolve by themselves, with who sees them.
 pub const PARTS: &[(&str, &str, Audience)] = &[
+    ("Cluster", "capacity", Admins),
     ("Task", "children", Everyone),
     ("Task", "logs", Everyone),
     ("Task", "steps", Everyone),
@@ -153,6 +196,30 @@ pub const PARTS: &[(&str, &str, Audience)] = &[
 /// administrators stand only behind fields that are theirs.
 pub const TYPES: &[(&str, Audience)] = &[
     // Shown.
+    ("AssignContainerPayload", Everyone),
+    ("ClusterCapacity", Admins),
+    ("ClusterTaskPayload", Admins),
+    ("CreateRegistrationTokenPayload", Admins),
+    ("DrainContainerPayload", Everyone),
+    ("DrainHostPayload", Admins),
+    ("Finding", Admins),
+    ("HeartbeatPayload", Everyone),
+    ("HostCommand", Everyone),
+    ("ProtocolInfo", Everyone),
+    ("PutAppPayload", Admins),
+    ("ReconcilePayload", Admins),
+    ("RegisterHostPayload", Everyone),
+    ("ReportCommandPayload", Everyone),
+    ("ReportContainerPayload", Everyone),
+    ("RestartContainerPayload", Everyone),
+    ("RevokeHostPayload", Admins),
+    ("RotateHostCredentialPayload", Everyone),
+    ("SendClusterCommandPayload", Admins),
+    ("SetReleaseChannelPayload", Admins),
+    ("SetWarmPoolPayload", Admins),
+    ("UpdateClusterPayload", Admins),
+    ("UpdateContainerPayload", Everyone),
+    ("UpdateRegionPayload", Admins),
     ("CancelTaskPayload", Everyone),
     ("CreateContainerPayload", Everyone),
     ("CreateTaskPayload", Admins),
@@ -184,6 +251,29 @@ pub const TYPES: &[(&str, Audience)] = &[
     ("Worker", Admins),
     ("WorkerKind", Admins),
     // Given.
+    ("ChannelImageInput", Admins),
+    ("ClusterInput", Admins),
+    ("ClusterStatusFilter", Admins),
+    ("CreateClusterInput", Admins),
+    ("CreateRegistrationTokenInput", Admins),
+    ("DrainContainerInput", Everyone),
+    ("EngineStateFilter", Admins),
+    ("HeartbeatInput", Everyone),
+    ("HostInput", Admins),
+    ("HostStatusFilter", Everyone),
+    ("PublishedPortInput", Everyone),
+    ("PutAppInput", Admins),
+    ("ReconcileInput", Admins),
+    ("RegisterHostInput", Everyone),
+    ("ReportCommandInput", Everyone),
+    ("ReportContainerInput", Everyone),
+    ("RestartContainerInput", Everyone),
+    ("SendClusterCommandInput", Admins),
+    ("SetReleaseChannelInput", Admins),
+    ("SetWarmPoolInput", Admins),
+    ("UpdateClusterInput", Admins),
+    ("UpdateContainerInput", Everyone),
+    ("UpdateRegionInput", Admins),
     ("BoolFilter", Everyone),
     ("CancelTaskInput", Everyone),
     ("ContainerStateFilter", Everyone),

@@ -37,6 +37,7 @@ static USER: Noun = Noun {
     table: "account",
     resource: Resource::User,
     owner: Some("id"),
+    host: None,
     listed: None,
     fields: &[
         field("id", &[("id", Uuid)], Kind::Id("user"), "Its id.").filtered(),
@@ -73,6 +74,14 @@ static USER: Noun = Noun {
         .for_admins()
         .filtered(),
         field(
+            "releaseChannel",
+            &[("release_channel", Text)],
+            Kind::Text,
+            "Which images of the catalogue they get.",
+        )
+        .filtered()
+        .grouped(),
+        field(
             "createdAt",
             &[("created_at", Time)],
             Kind::Time,
@@ -101,6 +110,7 @@ static SESSION: Noun = Noun {
     table: "session",
     resource: Resource::Session,
     owner: Some("owner_id"),
+    host: None,
     listed: None,
     fields: &[
         field("id", &[("id", Uuid)], Kind::Id("session"), "Its id.").filtered(),

@@ -6,12 +6,15 @@ use super::list::{
         Storage::{Big, Bool, Int, Json, Text, Time, Uuid},
     },
     noun::{Kind, Noun, field, made},
-    row::Shown,
+    row::{Row, Shown},
 };
 use crate::{
     domain::policy::Resource,
     store::{apps, regions},
 };
+
+/// Something a person can start.
+pub type App = Row<apps::Entity>;
 
 static APP: Noun = Noun {
     name: "App",
@@ -19,6 +22,7 @@ static APP: Noun = Noun {
     table: "app",
     resource: Resource::App,
     owner: None,
+    host: None,
     listed: Some("active"),
     fields: &[
         field("id", &[("id", Uuid)], Kind::Id("app"), "Its id.").filtered(),
@@ -55,6 +59,12 @@ static APP: Noun = Noun {
             "The container image it runs from.",
         )
         .filtered(),
+        field(
+            "images",
+            &[("images", Json)],
+            Kind::Json,
+            "The images of release channels that have one of their own, by channel.",
+        ),
         field(
             "ports",
             &[("ports", Json)],
@@ -105,12 +115,16 @@ impl Shown for apps::Entity {
     }
 }
 
+/// A place things run in.
+pub type Region = Row<regions::Entity>;
+
 static REGION: Noun = Noun {
     name: "Region",
     doc: "A place things run in.",
     table: "region",
     resource: Resource::Region,
     owner: None,
+    host: None,
     listed: None,
     fields: &[
         field("id", &[("id", Uuid)], Kind::Id("region"), "Its id.").filtered(),

@@ -19,6 +19,7 @@ static ARCHIVED: Noun = Noun {
     table: "task_archive",
     resource: Resource::Task,
     owner: Some("owner_id"),
+    host: None,
     listed: None,
     fields: &[
         field(

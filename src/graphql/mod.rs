@@ -6,9 +6,12 @@ pub mod access;
 mod account;
 mod app;
 mod archived_task;
+mod cluster;
 mod container;
 pub mod error;
+mod fleet;
 pub mod follow;
+mod host;
 pub mod limits;
 pub mod list;
 pub mod operations;
@@ -37,13 +40,21 @@ use crate::{
 
 /// Everything that can be read.
 #[derive(MergedObject, Default)]
-pub struct Query(list::lists::Lists, account::AccountQuery, queue::QueueQuery);
+pub struct Query(
+    list::lists::Lists,
+    account::AccountQuery,
+    container::ContainerQuery,
+    queue::QueueQuery,
+);
 
 /// Everything that can be done.
 #[derive(MergedObject, Default)]
 pub struct Mutation(
     account::AccountMutation,
+    cluster::ClusterMutation,
     container::ContainerMutation,
+    fleet::FleetMutation,
+    host::HostMutation,
     task::TaskMutation,
     queue::QueueMutation,
     schedule::ScheduleMutation,
@@ -54,6 +65,7 @@ pub struct Mutation(
 pub struct Subscription(
     list::live::LiveLists,
     container::ContainerSubscription,
+    host::HostSubscription,
     task::TaskSubscription,
 );
 

@@ -33,6 +33,7 @@ static SCHEDULE: Noun = Noun {
     table: "task_schedule",
     resource: Resource::Schedule,
     owner: None,
+    host: None,
     listed: None,
     fields: &[
         field("id", &[("id", Uuid)], Kind::Id("schedule"), "Its id.").filtered(),

@@ -24,14 +24,17 @@ use super::{
     viewer,
 };
 use crate::{
-    domain::{Id, Machine as _, Table, id, policy::Resource, task},
+    domain::{self, Id, Machine as _, Table, id, id::Identified as _, policy::Resource, task},
     error::AppError,
     live,
     store::{
         accounts,
         tasks::{self, TaskInput as _},
     },
-    tasks::{create_container, delete_container},
+    tasks::{
+        assign_container, clusters, create_container, delete_container, drain_container,
+        drain_host, refill_pool,
+    },
 };
 
 /// Where a task stands.
@@ -104,6 +107,7 @@ static TASK: Noun = Noun {
     table: "task",
     resource: Resource::Task,
     owner: Some("owner_id"),
+    host: None,
     listed: None,
     fields: &[
         field("id", &[("id", Uuid)], Kind::Id("task"), "Its id.").filtered(),
@@ -295,15 +299,23 @@ impl Shown for tasks::Entity {
 }
 
 fn subject(cells: &[Cell]) -> Value {
-    let is_about_container = [create_container::Input::KIND, delete_container::Input::KIND]
-        .map(Some)
-        .contains(&cells[1].text());
-    match &cells[0] {
-        Cell::Uuid(subject) if is_about_container => {
-            Value::from(Id::<id::Container>::new(*subject).to_string())
-        }
-        _ => Value::Null,
-    }
+    let (Cell::Uuid(subject), Some(kind)) = (&cells[0], cells[1].text()) else {
+        return Value::Null;
+    };
+    let prefix = match kind {
+        create_container::Input::KIND
+        | delete_container::Input::KIND
+        | drain_container::Input::KIND
+        | assign_container::Input::KIND => id::Container::PREFIX,
+        clusters::Create::KIND
+        | clusters::Drain::KIND
+        | clusters::Delete::KIND
+        | clusters::Command::KIND => id::Cluster::PREFIX,
+        drain_host::Input::KIND => id::Host::PREFIX,
+        refill_pool::Input::KIND => id::Pool::PREFIX,
+        _ => return Value::Null,
+    };
+    Value::from(domain::id::written(prefix, *subject))
 }
 
 /// What a task has in other tables.

@@ -351,5 +351,10 @@ pub async fn from_settings(
     Providers::opened_by(default, open)
 }
 
+/// Whether engines of this kind have several machines and choose among them.
+pub fn has_nodes(kind: &str) -> bool {
+    kind == swarm::NAME
+}
+
 /// The kinds of engines there are.
 pub const KINDS: [&str; 3] = [docker::NAME, swarm::NAME, simulated::NAME];

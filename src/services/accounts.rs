@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Services, signed_in};
 use crate::{
-    auth::RefreshToken,
+    auth::SecretToken,
     domain::{
         policy::{Action, Role, Viewer},
         value::{DisplayName, Email, NewPassword},
@@ -39,7 +39,7 @@ impl Services {
         let name = DisplayName::parse(name).in_field("name")?;
         let password = NewPassword::parse(password).in_field("password")?;
         let hash = self.auth.passwords.hash(&password).await?;
-        let refresh = RefreshToken::generate();
+        let refresh = SecretToken::generate();
         let mut tx = self.store.begin().await?;
         let account = accounts::insert(&mut tx, &email, &name, hash, Role::User).await?;
         let session = sessions::open(
@@ -81,7 +81,7 @@ impl Services {
             return Err(WRONG);
         }
         let account = account.filter(|account| !account.disabled).ok_or(WRONG)?;
-        let refresh = RefreshToken::generate();
+        let refresh = SecretToken::generate();
         let mut tx = self.store.begin().await?;
         let session = sessions::open(
             &mut tx,
@@ -100,11 +100,11 @@ impl Services {
     pub async fn refresh_session(&self, token: &str) -> Result<LoggedIn, AppError> {
         const REFUSED: AppError =
             AppError::Unauthenticated("the refresh token is not valid, log in again");
-        let next = RefreshToken::generate();
+        let next = SecretToken::generate();
         let mut tx = self.store.begin().await?;
         let spent = sessions::rotate(
             &mut tx,
-            &RefreshToken::hash_of(token),
+            &SecretToken::hash_of(token),
             next.hash,
             self.auth.refresh_life,
         )

@@ -2,11 +2,17 @@
 
 pub mod accounts;
 pub mod admission;
+pub mod catalogue;
+pub mod clusters;
 pub mod containers;
+pub mod hosts;
 pub mod queue;
+pub mod reports;
 pub mod schedules;
 pub mod seed;
 pub mod tasks;
+
+use std::time::Duration;
 
 use admission::Admission;
 use sea_orm::ConnectionTrait;
@@ -15,7 +21,7 @@ use crate::{
     auth::Auth,
     domain::{
         Id, Keyring,
-        id::User,
+        id::{Host, User},
         policy::{Action, Resource, Scope, Viewer, scope},
         value::IdempotencyKey,
     },
@@ -34,10 +40,28 @@ pub struct Services {
     pub keyring: Keyring,
     pub enqueuer: Enqueuer,
     pub admission: Admission,
+    pub fleet: Fleet,
+}
+
+/// What is allowed of the fleet, and expected of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Fleet {
+    /// Most containers one owner has at once.
+    pub containers_per_owner: u64,
+    /// How long a client may stay in a container that is drained.
+    pub patience: Duration,
+    /// Time between two heartbeats of a host.
+    pub heartbeat: Duration,
 }
 
 impl Services {
-    pub fn new(store: Store, auth: Auth, keyring: Keyring, admission: Admission) -> Self {
+    pub fn new(
+        store: Store,
+        auth: Auth,
+        keyring: Keyring,
+        admission: Admission,
+        fleet: Fleet,
+    ) -> Self {
         let enqueuer = Enqueuer::new(store.clone());
         Self {
             store,
@@ -45,15 +69,29 @@ impl Services {
             keyring,
             enqueuer,
             admission,
+            fleet,
         }
     }
 }
 
 /// The signed-in person, or the error that asks for signing in.
 pub fn signed_in(viewer: Viewer) -> Result<Id<User>, AppError> {
-    viewer
-        .user()
-        .ok_or(AppError::Unauthenticated("log in first"))
+    match viewer {
+        Viewer::User { id, .. } | Viewer::Admin { id, .. } => Ok(id),
+        Viewer::Host { .. } => Err(AppError::Forbidden),
+        Viewer::Anonymous | Viewer::System => Err(AppError::Unauthenticated("log in first")),
+    }
+}
+
+/// The host whose agent asks, or the error that tells who it is that asks.
+fn as_host(viewer: Viewer) -> Result<Id<Host>, AppError> {
+    match viewer {
+        Viewer::Host { id } => Ok(id),
+        Viewer::User { .. } | Viewer::Admin { .. } => Err(AppError::Forbidden),
+        Viewer::Anonymous | Viewer::System => Err(AppError::Unauthenticated(
+            "the host's credential is expected",
+        )),
+    }
 }
 
 /// Whoever may do `action` with all of `resource`, as the queue and the schedules are steered.
@@ -61,7 +99,7 @@ fn may_with_all(viewer: Viewer, action: Action, resource: Resource) -> Result<()
     signed_in(viewer)?;
     match scope(viewer, action, resource) {
         Scope::Everything => Ok(()),
-        Scope::OwnedBy(_) | Scope::Nothing => Err(AppError::Forbidden),
+        Scope::OwnedBy(_) | Scope::OnHost(_) | Scope::Nothing => Err(AppError::Forbidden),
     }
 }
 

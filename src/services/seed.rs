@@ -71,6 +71,7 @@ fn hello() -> apps::NewApp {
         category: "Examples".to_owned(),
         description: "A small web page that says which container serves it.".to_owned(),
         image: "busybox:1.37".to_owned(),
+        images: std::collections::BTreeMap::new(),
         command: ["sh", "-c", SERVE].map(str::to_owned).to_vec(),
         ports: vec![8080],
         cpu_millis: 250,

@@ -23,6 +23,8 @@ pub struct Model {
     pub password_hash: String,
     pub role: String,
     pub disabled: bool,
+    /// Which images of the catalogue they get.
+    pub release_channel: String,
     pub version: i64,
     pub created_at: DateTimeUtc,
     pub updated_at: DateTimeUtc,
@@ -67,6 +69,7 @@ pub async fn insert(
         password_hash: Set(password_hash),
         role: Set(role.as_str().to_owned()),
         disabled: Set(false),
+        release_channel: Set("stable".to_owned()),
         version: Set(1),
         created_at: Set(now),
         updated_at: Set(now),
@@ -113,6 +116,34 @@ pub async fn is_empty(db: &impl ConnectionTrait) -> Result<bool, StoreError> {
         .one(db)
         .await?;
     Ok(any.is_none())
+}
+
+/// The row, locked by this transaction: those who count what an owner has take turns.
+pub async fn lock(tx: &Tx<'_>, id: Id<User>) -> Result<Option<Model>, StoreError> {
+    use sea_orm::QuerySelect as _;
+    let row = Entity::find_by_id(id.uuid()).lock_exclusive();
+    Ok(row.one(tx).await?)
+}
+
+/// Moves an account to another release channel.
+pub async fn set_release_channel(
+    tx: &mut Tx<'_>,
+    id: Id<User>,
+    channel: &str,
+) -> Result<Option<Model>, StoreError> {
+    let now = tx.now();
+    let changed = Entity::update_many()
+        .col_expr(Column::ReleaseChannel, Expr::value(channel))
+        .col_expr(
+            Column::Version,
+            sea_orm::ExprTrait::add(Expr::col(Column::Version), 1),
+        )
+        .col_expr(Column::UpdatedAt, Expr::value(now))
+        .filter(Column::Id.eq(id.uuid()))
+        .exec_with_returning(tx)
+        .await?;
+    tx.touched(Table::User, id.uuid(), Some(id.uuid()));
+    Ok(changed.into_iter().next())
 }
 
 /// Replaces the password's hash.

@@ -51,6 +51,21 @@ pub async fn insert(tx: &mut Tx<'_>, name: &str) -> Result<Model, StoreError> {
     Ok(row)
 }
 
+/// Opens or closes a region, and chooses the engine of what has no cluster there.
+pub async fn change(
+    tx: &mut Tx<'_>,
+    id: Id<Region>,
+    patch: ActiveModel,
+) -> Result<Option<Model>, StoreError> {
+    let changed = Entity::update_many()
+        .set(patch)
+        .filter(Column::Id.eq(id.uuid()))
+        .exec_with_returning(tx)
+        .await?;
+    tx.touched(Table::Region, id.uuid(), None);
+    Ok(changed.into_iter().next())
+}
+
 /// The region a container was asked for in.
 pub async fn unscoped_by_id(
     db: &impl ConnectionTrait,

@@ -13,6 +13,11 @@ pub trait Scoped: EntityTrait {
     /// The column with the owner; `None` for what nobody owns.
     fn owner() -> Option<Self::Column>;
 
+    /// The column with the host it is on; `None` for what is on none.
+    fn host() -> Option<Self::Column> {
+        None
+    }
+
     /// The rows `viewer` reaches for `action`.
     fn visible_to(viewer: Viewer, action: Action) -> Select<Self> {
         let nothing = || Condition::all().add(Expr::value(false));
@@ -20,6 +25,9 @@ pub trait Scoped: EntityTrait {
             Scope::Everything => Condition::all(),
             Scope::OwnedBy(user) => Self::owner().map_or_else(nothing, |column| {
                 Condition::all().add(column.eq(user.uuid()))
+            }),
+            Scope::OnHost(host) => Self::host().map_or_else(nothing, |column| {
+                Condition::all().add(column.eq(host.uuid()))
             }),
             Scope::Nothing => nothing(),
         };

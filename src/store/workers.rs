@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use sea_orm::{
-    ActiveValue::Set, QueryOrder as _, QuerySelect as _, entity::prelude::*, sea_query::OnConflict,
+    ActiveValue::Set, PaginatorTrait as _, QueryOrder as _, QuerySelect as _, entity::prelude::*,
+    sea_query::OnConflict,
 };
 
 use super::{Store, tasks::KnownKind};
@@ -88,6 +89,12 @@ pub async fn leave(store: &Store, worker: Uuid) -> Result<(), StoreError> {
 pub async fn forget_silent(store: &Store, silence: Duration) -> Result<u64, StoreError> {
     let silent = Entity::delete_many().filter(Column::SeenAt.lt(store.now() - silence));
     Ok(silent.exec(store.engine()).await?.rows_affected)
+}
+
+/// How many workers have been heard of within `lately`.
+pub async fn count(store: &Store, lately: Duration) -> Result<u64, StoreError> {
+    let heard = Entity::find().filter(Column::SeenAt.gt(store.now() - lately));
+    Ok(heard.count(store.db()).await?)
 }
 
 /// Every worker that has been heard of lately, the oldest first.

@@ -8,22 +8,22 @@ use sea_orm::ActiveValue::Set;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Outside;
+use super::{Outside, place};
 use crate::{
     domain::{
         Id,
         container::{ContainerEvent, ContainerState},
         id::Container,
         task::Priority,
+        value::IdempotencyKey,
     },
-    error::StoreError,
-    providers::{Instance, Prepared, Provider, ProviderError, Spec, Status},
+    error::{AppError, StoreError},
+    providers::{Address, Instance, Prepared, Provider, ProviderError, Spec, Status},
     queue::{GiveUp, Run, TaskError, TaskKind},
     store::{
-        Store, apps,
-        containers::{self, ActiveModel, Model, PortMap},
-        regions,
-        tasks::TaskInput,
+        Store, Tx, apps, clusters,
+        containers::{self, ActiveModel, Model, NewContainer, PortMap},
+        tasks::{self, Enqueued, TaskInput},
     },
 };
 
@@ -32,9 +32,11 @@ const HEALTH: Duration = Duration::from_secs(120);
 /// Looks again after this even if no event told of a change.
 const LOOK: Duration = Duration::from_secs(2);
 /// The failure of a container that ended by itself.
-pub(super) const EXITED: &str = "EXITED";
+pub const EXITED: &str = "EXITED";
+/// Longest wait for a place to run.
+const ROOM: Duration = Duration::from_secs(300);
 /// What a container gets to end by itself before it is killed.
-pub(super) const GRACE: Duration = Duration::from_secs(5);
+pub const GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Input {
@@ -51,6 +53,58 @@ impl TaskInput for Input {
 pub struct Output {
     container: String,
     ports: PortMap,
+}
+
+/// Adds a container with the task that makes it.
+pub async fn request(
+    tx: &mut Tx<'_>,
+    wanted: NewContainer,
+    key: Option<IdempotencyKey>,
+) -> Result<(Model, Enqueued), AppError> {
+    let row = containers::insert(tx, wanted).await?;
+    let task = task_of(&row)?.with_key(key);
+    let task = tasks::insert(tx, task).await?;
+    Ok((row, task))
+}
+
+/// Has a container made anew, by `event`: where it is, or wherever there is room.
+///
+/// # Errors
+/// `ILLEGAL_STATE` when its life cycle has no such step now.
+pub async fn request_again(
+    tx: &mut Tx<'_>,
+    row: &Model,
+    event: ContainerEvent,
+    key: Option<IdempotencyKey>,
+) -> Result<(Model, Enqueued), AppError> {
+    let mut patch = ActiveModel {
+        generation: Set(row.generation + 1),
+        handle: Set(None),
+        node: Set(None),
+        ip: Set(None),
+        ports: Set(PortMap::default()),
+        failure_code: Set(None),
+        failure_reason: Set(None),
+        running_at: Set(None),
+        ended_at: Set(None),
+        ..ActiveModel::default()
+    };
+    if event == ContainerEvent::Replace {
+        patch.provider = Set(None);
+        patch.endpoint = Set(None);
+        patch.host_id = Set(None);
+        patch.cluster_id = Set(None);
+    }
+    let row = containers::transition(tx, row, event, patch).await?;
+    let task = task_of(&row)?.with_key(key);
+    let task = tasks::insert(tx, task).await?;
+    Ok((row, task))
+}
+
+/// The task that makes a container.
+pub fn task_of(row: &Model) -> Result<tasks::NewTask, AppError> {
+    let input = Input { container: row.id };
+    input.into_task(row.owner_id.map(Id::new), Some(row.id))
 }
 
 /// The event a parked creation waits for.
@@ -86,7 +140,7 @@ impl TaskKind for CreateContainer {
         if row.state()? == ContainerState::Running {
             return Ok(());
         }
-        if let Some(provider) = self.provider_of(&row)? {
+        if let Some(provider) = engine_of(&self.0, &row)? {
             provider.remove(id, GRACE).await?;
         }
         let (code, reason) = match why {
@@ -114,14 +168,6 @@ impl TaskKind for CreateContainer {
 }
 
 impl CreateContainer {
-    /// The engine that has the container; `None` when no engine has been chosen yet.
-    fn provider_of(&self, row: &Model) -> Result<Option<Arc<dyn Provider>>, TaskError> {
-        row.provider
-            .as_deref()
-            .map(|name| find(&self.0, name))
-            .transpose()
-    }
-
     async fn advance(&self, id: Id<Container>, run: &Run) -> Result<Output, TaskError> {
         let row = containers::unscoped_by_id(self.0.store.db(), id)
             .await?
@@ -157,36 +203,65 @@ impl CreateContainer {
 
     /// Moves to `CREATING` and chooses the engine, once.
     async fn begin(&self, row: Model, run: &Run) -> Result<(Model, Arc<dyn Provider>), TaskError> {
-        if let Some(provider) = self.provider_of(&row)? {
+        if let Some(provider) = engine_of(&self.0, &row)? {
             return Ok((row, provider));
         }
-        let region = regions::unscoped_by_id(self.0.store.db(), Id::new(row.region_id))
+        let mut tx = run.begin(&self.0.store).await?;
+        let row = containers::unscoped_by_id(&tx, row.id())
             .await?
             .ok_or_else(gone)?;
-        let provider = match region.provider.as_deref() {
-            Some(name) => find(&self.0, name)?,
-            None => self.0.providers.default(),
+        let placed = match place::find(&tx, &row, &self.0.providers).await? {
+            place::Found::Place(placed) => placed,
+            place::Found::Nowhere => return Err(gone()),
+            place::Found::Full(why) => return Err(self.wait_for_room(&row, why, run)),
         };
+        let provider = find(&self.0, &placed.address)?;
         let patch = ActiveModel {
-            provider: Set(Some(provider.name().to_owned())),
+            cluster_id: Set(placed.cluster),
+            host_id: Set(placed.host),
+            provider: Set(Some(placed.address.provider)),
+            endpoint: Set(placed.address.endpoint),
             ..ActiveModel::default()
         };
-        let row = record(&self.0.store, run, row.id(), ContainerEvent::Begin, patch).await?;
+        let row = match containers::transition(&mut tx, &row, ContainerEvent::Begin, patch).await {
+            Err(StoreError::Illegal(_)) => return Err(gone()),
+            row => row?,
+        };
+        tx.commit().await?;
         run.progress(5, &format!("taken by the {} engine", provider.name()))
             .await?;
         Ok((row, provider))
+    }
+
+    /// Parks until there may be room, or gives up after a while.
+    fn wait_for_room(&self, row: &Model, why: String, run: &Run) -> TaskError {
+        let waited = (run.now() - row.updated_at).to_std().unwrap_or_default();
+        if waited > ROOM {
+            return TaskError::Permanent {
+                code: "NO_CAPACITY",
+                message: format!("no room within {} s: {why}", ROOM.as_secs()),
+            };
+        }
+        TaskError::Wait {
+            until: run.now() + self.0.store.entropy.jitter(LOOK) + LOOK,
+            wake_on: Some(topic(row.id())),
+        }
     }
 
     async fn spec(&self, row: &Model) -> Result<Spec, TaskError> {
         let app = apps::unscoped_by_id(self.0.store.db(), Id::new(row.app_id))
             .await?
             .ok_or_else(gone)?;
+        let cluster = match row.cluster_id {
+            Some(id) => clusters::unscoped_by_id(self.0.store.db(), Id::new(id)).await?,
+            None => None,
+        };
         Ok(Spec {
             container: row.id(),
-            generation: 1,
+            generation: row.generation,
             deployment: self.0.keyring.deployment(),
-            cluster: None,
-            image: app.image,
+            cluster: cluster.map(|cluster| cluster.name),
+            image: row.image.clone().unwrap_or(app.image),
             command: app.command.0,
             env: vec![
                 ("CONTAINER_ID".to_owned(), row.id().to_string()),
@@ -196,8 +271,8 @@ impl CreateContainer {
                 ),
                 ("CONTAINER_DPI".to_owned(), row.dpi.to_string()),
             ],
-            cpu_millis: u32::try_from(app.cpu_millis).unwrap_or_default(),
-            memory_bytes: u64::try_from(app.memory_bytes).unwrap_or_default(),
+            cpu_millis: u32::try_from(row.cpu_millis).unwrap_or_default(),
+            memory_bytes: u64::try_from(row.memory_bytes).unwrap_or_default(),
             ports: app.ports.0,
             publish_address: self.0.publish_address,
         })
@@ -266,7 +341,7 @@ impl CreateContainer {
             return;
         };
         let is_unwanted = row.state().is_ok_and(|state| !state.is_wanted());
-        if let (true, Ok(Some(provider))) = (is_unwanted, self.provider_of(&row)) {
+        if let (true, Ok(Some(provider))) = (is_unwanted, engine_of(&self.0, &row)) {
             match provider.remove(id, GRACE).await {
                 Ok(()) => {
                     tracing::info!(container = %id, "nobody wanted it any more; it is removed");
@@ -279,17 +354,33 @@ impl CreateContainer {
     }
 }
 
-pub(super) fn find(outside: &Outside, name: &str) -> Result<Arc<dyn Provider>, TaskError> {
+/// The engine at an address.
+pub(super) fn find(outside: &Outside, address: &Address) -> Result<Arc<dyn Provider>, TaskError> {
     outside
         .providers
-        .at(&crate::providers::Address {
-            provider: name.to_owned(),
-            endpoint: None,
-        })
+        .at(address)
         .ok_or_else(|| TaskError::Retryable {
             code: "ENGINE_UNREACHABLE",
-            message: format!("this worker has no {name} engine"),
+            message: format!("this worker has no {} engine", address.provider),
         })
+}
+
+/// The engine that has a container; `None` when none has been chosen yet.
+pub(super) fn engine_of(
+    outside: &Outside,
+    row: &Model,
+) -> Result<Option<Arc<dyn Provider>>, TaskError> {
+    address_of(row)
+        .map(|address| find(outside, &address))
+        .transpose()
+}
+
+/// Where the engine is that has a container.
+pub fn address_of(row: &Model) -> Option<Address> {
+    row.provider.clone().map(|provider| Address {
+        provider,
+        endpoint: row.endpoint.clone(),
+    })
 }
 
 fn gone() -> TaskError {
@@ -306,8 +397,10 @@ fn output(row: Model) -> Output {
     }
 }
 
-fn found(instance: &Instance) -> ActiveModel {
+/// What an instance says of itself.
+pub fn found(instance: &Instance) -> ActiveModel {
     ActiveModel {
+        node: Set(instance.node.clone()),
         handle: Set(Some(instance.handle.clone())),
         ip: Set(instance.ip.clone()),
         ports: Set(PortMap(instance.ports.clone())),
@@ -370,7 +463,7 @@ async fn prepare(provider: &dyn Provider, image: &str, run: &Run) -> Result<(), 
 }
 
 /// The last lines it wrote, to go behind an error message.
-pub(super) async fn last_words(provider: &dyn Provider, id: Id<Container>) -> String {
+pub async fn last_words(provider: &dyn Provider, id: Id<Container>) -> String {
     match provider.logs(id, 5).await {
         Ok(lines) if !lines.is_empty() => format!("; it said last: {}", lines.join(" | ")),
         Ok(_) | Err(_) => String::new(),

@@ -9,20 +9,71 @@ use uuid::Uuid;
 
 use super::{
     Outside,
-    create_container::{GRACE, find},
+    create_container::{GRACE, engine_of},
 };
 use crate::{
     domain::{
         Id,
         container::{ContainerEvent, ContainerState},
+        host::HostStatus,
         task::Priority,
+        value::IdempotencyKey,
     },
+    error::AppError,
     queue::{Run, TaskError, TaskKind},
     store::{
-        containers::{self, ActiveModel},
-        tasks::TaskInput,
+        Tx,
+        containers::{self, ActiveModel, Model},
+        hosts,
+        tasks::{self, Enqueued, TaskInput},
     },
 };
+
+/// Marks a container as unwanted, stops what makes it, and adds the task that removes it. The row and its `live` tasks are
+/// locked by the transaction.
+///
+/// Deleting what is being deleted gives the task that does it.
+pub async fn request(
+    tx: &mut Tx<'_>,
+    row: &Model,
+    live: &[tasks::Model],
+    key: Option<IdempotencyKey>,
+) -> Result<(Model, Enqueued), AppError> {
+    let row = if row.state()? == ContainerState::Deleting {
+        let known = live.iter().find(|task| task.kind == Input::KIND);
+        if let Some(task) = known {
+            let task = Enqueued {
+                task: task.clone(),
+                is_new: false,
+            };
+            return Ok((row.clone(), task));
+        }
+        row.clone()
+    } else {
+        containers::transition(tx, row, ContainerEvent::Delete, ActiveModel::default()).await?
+    };
+    for task in live {
+        if task.kind != Input::KIND {
+            tasks::request_cancel(tx, task).await?;
+        }
+    }
+    let task = tasks::insert(tx, task_of(&row)?.with_key(key)).await?;
+    Ok((row, task))
+}
+
+/// The task that removes a container.
+pub fn task_of(row: &Model) -> Result<tasks::NewTask, AppError> {
+    let input = Input { container: row.id };
+    input.into_task(row.owner_id.map(Id::new), Some(row.id))
+}
+
+async fn is_on_a_lost_host(outside: &Outside, row: &Model) -> Result<bool, TaskError> {
+    let Some(host) = row.host_id else {
+        return Ok(false);
+    };
+    let host = hosts::unscoped_by_id(outside.store.db(), Id::new(host)).await?;
+    Ok(host.is_some_and(|host| host.status().is_ok_and(|status| status == HostStatus::Dead)))
+}
 
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Input {
@@ -59,10 +110,13 @@ impl TaskKind for DeleteContainer {
         if row.state()? == ContainerState::Deleted {
             return Ok(output());
         }
-        if let Some(name) = &row.provider {
-            self.0.keep_rate(name, run).await?;
+        // What a lost host still has is removed when the host comes back.
+        if !is_on_a_lost_host(&self.0, &row).await?
+            && let Some(provider) = engine_of(&self.0, &row)?
+        {
+            self.0.keep_rate(provider.name(), run).await?;
             run.progress(30, "being removed from its engine").await?;
-            find(&self.0, name)?.remove(id, GRACE).await?;
+            provider.remove(id, GRACE).await?;
         }
         let mut tx = run.begin(&self.0.store).await?;
         if let Some(row) = containers::unscoped_by_id(&tx, id).await? {

@@ -2,18 +2,25 @@
 //!
 //! To add one: its file and its line in [`registry`].
 
+pub mod assign_container;
+pub mod clusters;
 pub mod create_container;
 pub mod delete_container;
 pub mod demo;
-pub mod engines;
+pub mod drain_container;
+pub mod drain_host;
 pub mod noop;
 pub mod open;
+mod place;
+pub mod reconcile;
+pub mod refill_pool;
 
 use crate::{
-    domain::Keyring,
+    domain::{Id, Keyring, id::Container},
+    error::{AppError, StoreError},
     providers::{ProviderError, Providers},
     queue::{Registry, Run, TaskError},
-    store::{Store, limits::Rate},
+    store::{Store, Tx, containers, limits::Rate, tasks},
 };
 
 /// What every kind can use of the outside.
@@ -41,10 +48,37 @@ impl Outside {
 /// Every kind this version knows.
 pub fn registry(outside: &Outside) -> Registry {
     Registry::default()
+        .with(assign_container::AssignContainer(outside.clone()))
+        .with(clusters::ClusterCommand(outside.clone()))
+        .with(clusters::CreateCluster(outside.clone()))
+        .with(clusters::DeleteCluster(outside.clone()))
+        .with(clusters::DrainCluster(outside.clone()))
         .with(create_container::CreateContainer(outside.clone()))
         .with(delete_container::DeleteContainer(outside.clone()))
+        .with(drain_container::DrainContainer(outside.clone()))
+        .with(drain_host::DrainHost(outside.clone()))
+        .with(refill_pool::RefillPool(outside.clone()))
         .with(demo::Demo)
         .with(noop::Noop)
+}
+
+/// A container and its tasks that have not ended, all locked by this transaction: the tasks first, as a run's own writes
+/// lock them, so that nobody waits in a circle.
+pub async fn locked(
+    tx: &Tx<'_>,
+    id: Id<Container>,
+) -> Result<Option<(Vec<tasks::Model>, containers::Model)>, StoreError> {
+    let live = tasks::lock_live_of(tx, id.uuid()).await?;
+    let row = containers::lock(tx, id).await?;
+    Ok(row.map(|row| (live, row)))
+}
+
+/// An error of what a task asks for in turn.
+fn failed(error: AppError) -> TaskError {
+    TaskError::Retryable {
+        code: error.code(),
+        message: error.to_string(),
+    }
 }
 
 impl From<ProviderError> for TaskError {

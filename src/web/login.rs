@@ -6,7 +6,12 @@ use futures_util::future;
 
 use super::Web;
 use crate::{
-    domain::{Id, Table, id::Session, policy::Viewer},
+    domain::{
+        Id, Table,
+        id::{Host, Session},
+        policy::Viewer,
+    },
+    error::AppError,
     live::{Interest, InterestListener},
 };
 
@@ -15,19 +20,41 @@ const OUTAGE: Duration = Duration::from_secs(1);
 
 /// Watches a login for something that stays open: a log-out, here or elsewhere, is told like any change.
 pub struct Login {
-    session: Id<Session>,
+    of: Of,
     listener: InterestListener,
     /// At first, since it may have ended before anybody listened.
     must_look: bool,
 }
 
+/// What stands or ends.
+#[derive(Clone, Copy)]
+enum Of {
+    Session(Id<Session>),
+    Host(Id<Host>),
+}
+
+impl Of {
+    async fn stands(self, web: &Web) -> Result<bool, AppError> {
+        match self {
+            Self::Session(session) => web.auth.stands(session, web.store.now()).await,
+            Self::Host(host) => web.auth.has_credential(&web.store, host).await,
+        }
+    }
+}
+
 impl Login {
     /// `None` for who has not logged in.
     pub fn of(viewer: Viewer, web: &Web) -> Option<Self> {
-        let session = viewer.session()?;
-        let interest = Interest::Row(Table::Session, session.uuid());
+        let (of, interest) = match viewer {
+            Viewer::Host { id } => (Of::Host(id), Interest::Row(Table::Host, id.uuid())),
+            Viewer::Anonymous | Viewer::User { .. } | Viewer::Admin { .. } | Viewer::System => {
+                let session = viewer.session()?;
+                let interest = Interest::Row(Table::Session, session.uuid());
+                (Of::Session(session), interest)
+            }
+        };
         Some(Self {
-            session,
+            of,
             listener: web.bus.listen_to(interest),
             must_look: true,
         })
@@ -44,7 +71,7 @@ impl Login {
             }
             login.must_look = true;
             // Boxed, because it is looked at rarely and waited for always, on every socket.
-            match Box::pin(web.auth.stands(login.session, web.store.now())).await {
+            match Box::pin(login.of.stands(web)).await {
                 Ok(true) => login.must_look = false,
                 Ok(false) => return,
                 // The access token has an end as well, whatever happens here.

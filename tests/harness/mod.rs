@@ -176,6 +176,7 @@ impl World {
             category: "Tests".to_owned(),
             description: "For tests.".to_owned(),
             image: image.to_owned(),
+            images: std::collections::BTreeMap::new(),
             command: Vec::new(),
             ports: vec![8080],
             cpu_millis: 100,

@@ -27,7 +27,10 @@ use super::{
 use crate::{
     domain::{self, policy::Viewer},
     error::AppError,
-    store::{Store, accounts, apps, archive, containers, regions, schedules, sessions, tasks},
+    store::{
+        Store, accounts, apps, archive, audit, clusters, containers, engines, hosts, pools,
+        regions, schedules, sessions, tasks,
+    },
 };
 
 /// A list of the schema.
@@ -67,9 +70,13 @@ const fn entry<E: Shown>(list: &'static str, one: &'static str) -> Entry {
 }
 
 /// Every list.
-pub static LISTS: [Entry; 8] = [
+pub static LISTS: [Entry; 13] = [
     entry::<apps::Entity>("apps", "app"),
+    entry::<audit::Entity>("auditEvents", "auditEvent"),
+    entry::<clusters::Entity>("clusters", "cluster"),
     entry::<containers::Entity>("containers", "container"),
+    entry::<engines::Entity>("engines", "engine"),
+    entry::<hosts::Entity>("hosts", "host"),
     entry::<regions::Entity>("regions", "region"),
     entry::<schedules::Entity>("schedules", "schedule"),
     entry::<sessions::Entity>("sessions", "session"),
@@ -77,6 +84,7 @@ pub static LISTS: [Entry; 8] = [
     // After the tasks, whose ids theirs were.
     entry::<archive::Entity>("archivedTasks", "archivedTask"),
     entry::<accounts::Entity>("users", "user"),
+    entry::<pools::Entity>("warmPools", "warmPool"),
 ];
 
 /// The declaration of a table's rows.

@@ -39,7 +39,12 @@ pub struct LiveLists;
 fn table_of(noun: &Noun) -> Table {
     match noun.resource {
         Resource::App => Table::App,
+        Resource::AuditEvent => Table::AuditEvent,
+        Resource::Cluster => Table::Cluster,
         Resource::Container => Table::Container,
+        Resource::Engine => Table::Engine,
+        Resource::Host => Table::Host,
+        Resource::Pool => Table::Pool,
         Resource::Region => Table::Region,
         Resource::Schedule => Table::Schedule,
         Resource::Session => Table::Session,
@@ -53,8 +58,10 @@ fn all_of(noun: &Noun, viewer: Viewer) -> Option<Interest> {
     let table = table_of(noun);
     match scope(viewer, Action::Read, noun.resource) {
         Scope::Everything => Some(Interest::All(table)),
+        // Changes are told apart by owner, not by host; there are few agents.
+        Scope::OnHost(_) if noun.host.is_some() => Some(Interest::All(table)),
         Scope::OwnedBy(user) if noun.owner.is_some() => Some(Interest::Owner(table, user.uuid())),
-        Scope::OwnedBy(_) | Scope::Nothing => None,
+        Scope::OwnedBy(_) | Scope::OnHost(_) | Scope::Nothing => None,
     }
 }
 

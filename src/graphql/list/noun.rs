@@ -23,6 +23,8 @@ pub struct Noun {
     pub resource: Resource,
     /// The column with the owner; `None` for what nobody owns.
     pub owner: Option<&'static str>,
+    /// The column with the host it is on; `None` for what is on none.
+    pub host: Option<&'static str>,
     /// The column that says whether lists have the row.
     pub listed: Option<&'static str>,
     pub fields: &'static [Field],

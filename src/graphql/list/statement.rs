@@ -74,13 +74,18 @@ impl Sql {
 
     /// Writes the condition that the viewer reaches the row.
     pub fn scope(&mut self, noun: &Noun, row: &str) {
-        match (scope(self.viewer, Action::Read, noun.resource), noun.owner) {
-            (Scope::Everything, _) => self.text.push_str("TRUE"),
-            (Scope::OwnedBy(user), Some(owner)) => {
-                let user = self.put(user.uuid());
-                self.push(&[row, ".", owner, " = ", &user]);
+        let (column, id) = match scope(self.viewer, Action::Read, noun.resource) {
+            Scope::Everything => return self.text.push_str("TRUE"),
+            Scope::OwnedBy(user) => (noun.owner, user.uuid()),
+            Scope::OnHost(host) => (noun.host, host.uuid()),
+            Scope::Nothing => return self.text.push_str("FALSE"),
+        };
+        match column {
+            None => self.text.push_str("FALSE"),
+            Some(column) => {
+                let id = self.put(id);
+                self.push(&[row, ".", column, " = ", &id]);
             }
-            (Scope::OwnedBy(_), None) | (Scope::Nothing, _) => self.text.push_str("FALSE"),
         }
     }
 

@@ -1,0 +1,43 @@
+//! Which engines there are: the worker's own, those of clusters, and those of hosts.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    error::StoreError,
+    providers::{Address, Providers},
+    store::{Store, clusters, hosts},
+};
+
+/// The address of every engine that has, or may get, containers of this service.
+pub async fn addresses(
+    store: &Store,
+    providers: &Providers,
+) -> Result<BTreeSet<Address>, StoreError> {
+    let mut found = BTreeSet::from([providers.default_address()]);
+    let clusters = clusters::unscoped_standing(store.db()).await?;
+    let hosts = hosts::unscoped_standing(store.db()).await?;
+    for cluster in clusters {
+        if !cluster.status()?.has_engine() {
+            continue;
+        }
+        for host in hosts.iter().filter(|host| host.cluster_id == cluster.id) {
+            if let Some(endpoint) = &host.endpoint {
+                found.insert(Address {
+                    provider: cluster.provider.clone(),
+                    endpoint: Some(endpoint.clone()),
+                });
+            }
+        }
+        if cluster.endpoint.is_some() || cluster.provider == found_name(providers) {
+            found.insert(Address {
+                provider: cluster.provider,
+                endpoint: cluster.endpoint,
+            });
+        }
+    }
+    Ok(found)
+}
+
+fn found_name(providers: &Providers) -> String {
+    providers.default_address().provider
+}

@@ -1,0 +1,299 @@
+//! Looks at the engines one after the other, each in its time, and mends what differs from what is wanted.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    Action, Engine, Finding, Keeper, Kind, Mode, Seen,
+    act::{ActError, act},
+    addresses, plan,
+};
+use crate::{
+    domain::{Id, host::HostStatus, id::Container, task::backoff_ceiling},
+    error::StoreError,
+    providers::{Address, Instance},
+    queue::{Run, TaskError, TaskKind},
+    store::{
+        containers,
+        engines::{self, EngineState, Look},
+        hosts, workers,
+    },
+    tasks::reconcile::Input,
+};
+
+/// Most that is done about one engine in one look; what is left is done in the next.
+const MOST: usize = 50;
+/// Findings shown of one engine.
+const SHOWN: usize = 200;
+/// Longest pause before the next look at an engine that does not answer.
+const LONGEST: Duration = Duration::from_secs(300);
+/// A worker not heard of for so long has ended.
+const HEARD: Duration = Duration::from_secs(30);
+/// How long something may be on its way without a task.
+const STUCK: TimeDelta = TimeDelta::seconds(30);
+
+/// The leader's memory of its looks.
+pub struct Reconciler {
+    keeper: Keeper,
+    next: HashMap<Address, DateTime<Utc>>,
+    failures: HashMap<Address, u32>,
+    orphans: HashMap<Id<Container>, DateTime<Utc>>,
+    look_for_stuck_at: DateTime<Utc>,
+}
+
+/// What a look at an engine found.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Looked {
+    pub engine: String,
+    pub problem: Option<String>,
+    pub instances: usize,
+    pub findings: Vec<Finding>,
+    /// How much of it was done something about.
+    pub mended: usize,
+}
+
+impl Reconciler {
+    pub fn new(keeper: Keeper) -> Self {
+        let now = keeper.store.now();
+        Self {
+            keeper,
+            next: HashMap::new(),
+            failures: HashMap::new(),
+            orphans: HashMap::new(),
+            look_for_stuck_at: now,
+        }
+    }
+
+    /// Looks at the engines whose time has come.
+    pub async fn due(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
+        if self.keeper.care.mode == Mode::Off {
+            return Ok(());
+        }
+        let store = self.keeper.store.clone();
+        let there = addresses(&store, &self.keeper.providers).await?;
+        self.next.retain(|address, _| there.contains(address));
+        for address in there {
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+            if self.next.get(&address).is_some_and(|at| *at > store.now()) {
+                continue;
+            }
+            let mends = self.keeper.mends();
+            let looked = self.look(&address, mends).await?;
+            let pause = self.pause_after(&address, looked.problem.is_some());
+            self.next.insert(address, store.now() + pause);
+        }
+        if self.keeper.mends() && self.look_for_stuck_at <= store.now() {
+            self.look_for_stuck_at = store.now() + self.keeper.care.pause;
+            self.free_stuck().await?;
+        }
+        Ok(())
+    }
+
+    /// The pause before the next look: longer each time an engine does not answer.
+    fn pause_after(&mut self, address: &Address, has_failed: bool) -> Duration {
+        let pause = self.keeper.care.pause;
+        if !has_failed {
+            self.failures.remove(address);
+            return pause;
+        }
+        let failures = self.failures.entry(address.clone()).or_default();
+        *failures += 1;
+        let longer = backoff_ceiling(*failures).min(LONGEST).min(pause * 20);
+        self.keeper.store.entropy.jitter(longer) + Duration::from_secs(1)
+    }
+
+    /// Looks at one engine, and mends what it finds if it may.
+    pub async fn look(&mut self, address: &Address, mends: bool) -> Result<Looked, StoreError> {
+        let Some(engine) = self.keeper.providers.at(address) else {
+            return Ok(failed(address, "this worker has no such engine".to_owned()));
+        };
+        let store = self.keeper.store.clone();
+        let (provider, endpoint) = (&*address.provider, address.endpoint.as_deref());
+        // The rows first: what is made between the two looks is on the engine, and what is removed is not missed.
+        let rows = containers::unscoped_live_on(store.db(), provider, endpoint).await?;
+        let answer = match engine.ping().await {
+            Ok(version) => engine.list().await.map(|there| (version, there)),
+            Err(error) => Err(error),
+        };
+        let (version, instances) = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                // Nothing is concluded from what an engine does not say.
+                let problem = error.to_string();
+                let look = Look {
+                    state: EngineState::Down,
+                    version: None,
+                    problem: Some(problem.clone()),
+                    instances: 0,
+                    findings: serde_json::Value::Null,
+                };
+                let row = engines::record(&store, provider, endpoint, look).await?;
+                if row.failures == 1 {
+                    tracing::warn!(engine = %address, problem, "an engine does not answer; nothing is done about its containers until it does");
+                }
+                return Ok(failed(address, problem));
+            }
+        };
+        let (findings, nodes) = self.compare(address, &engine, &rows, &instances).await?;
+        let shown: Vec<&Finding> = findings.iter().take(SHOWN).collect();
+        let look = Look {
+            state: EngineState::Up,
+            version: Some(version),
+            problem: None,
+            instances: instances.len(),
+            findings: serde_json::to_value(&shown).unwrap_or_default(),
+        };
+        engines::record(&store, provider, endpoint, look).await?;
+        let mut mended = 0;
+        let doable = findings
+            .iter()
+            .filter(|finding| finding.action != Action::Wait);
+        for finding in doable.take(if mends { MOST } else { 0 }) {
+            let instance = instances
+                .iter()
+                .find(|instance| instance.container == finding.container_id);
+            match act(&self.keeper, &engine, finding, instance, &nodes).await {
+                Ok(done) => mended += usize::from(done),
+                Err(ActError::Store(error)) if error.is_outage() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, container = %finding.container_id, kind = ?finding.kind, "not mended; the next look tries again");
+                }
+            }
+        }
+        Ok(Looked {
+            engine: address.to_string(),
+            problem: None,
+            instances: instances.len(),
+            findings,
+            mended,
+        })
+    }
+
+    async fn compare(
+        &mut self,
+        address: &Address,
+        engine: &Engine,
+        rows: &[containers::Model],
+        instances: &[Instance],
+    ) -> Result<(Vec<Finding>, HashMap<String, Uuid>), StoreError> {
+        let store = &self.keeper.store;
+        let here: HashSet<Uuid> = rows.iter().map(|row| row.id).collect();
+        let rest = instances
+            .iter()
+            .map(|instance| instance.container.uuid())
+            .filter(|id| !here.contains(id));
+        let others = containers::unscoped_by_ids(store.db(), rest.collect()).await?;
+        let hosts = hosts::unscoped_every(store.db()).await?;
+        let mut silent = HashSet::new();
+        let mut nodes = HashMap::new();
+        for host in hosts {
+            match host.status()? {
+                HostStatus::Stale | HostStatus::Dead => {
+                    silent.insert(host.id);
+                }
+                HostStatus::Registered | HostStatus::Healthy | HostStatus::Draining => {}
+            }
+            nodes.insert(host.instance_id, host.id);
+        }
+        let now = store.now();
+        let seen = Seen {
+            address,
+            deployment: &self.keeper.deployment,
+            now,
+            rows,
+            others: &others,
+            instances,
+            silent: &silent,
+            nodes: &nodes,
+            orphans: &self.orphans,
+            grace: self.keeper.care.orphan_grace,
+            is_whole: !engine.is_private() || workers::count(store, HEARD).await? <= 1,
+        };
+        let findings = plan(&seen)?;
+        let orphans: HashSet<Id<Container>> = findings
+            .iter()
+            .filter(|finding| finding.kind == Kind::Orphan)
+            .map(|finding| finding.container_id)
+            .collect();
+        // Those of other engines stay as they are.
+        let of_here: HashSet<Id<Container>> = instances
+            .iter()
+            .map(|instance| instance.container)
+            .collect();
+        self.orphans
+            .retain(|id, _| orphans.contains(id) || !of_here.contains(id));
+        for id in orphans {
+            self.orphans.entry(id).or_insert(now);
+        }
+        Ok((findings, nodes))
+    }
+
+    /// Has those worked on that are on their way and that no task works on: those of a restored database, for one.
+    async fn free_stuck(&self) -> Result<(), StoreError> {
+        let store = &self.keeper.store;
+        let before = store.now() - STUCK;
+        for row in containers::unscoped_underway(store.db(), before).await? {
+            let live = crate::store::tasks::unscoped_live_of(store.db(), row.id).await?;
+            if !live.is_empty() {
+                continue;
+            }
+            let finding = Finding {
+                container_id: row.id(),
+                kind: Kind::Stuck,
+                action: Action::Enqueue,
+                detail: format!("it is {} and nothing works on it", row.state),
+            };
+            let engine = self.keeper.providers.default();
+            if let Err(error) = act(&self.keeper, &engine, &finding, None, &HashMap::new()).await {
+                tracing::warn!(%error, container = %row.id(), "it stays stuck; the next look tries again");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn failed(address: &Address, problem: String) -> Looked {
+    Looked {
+        engine: address.to_string(),
+        problem: Some(problem),
+        instances: 0,
+        findings: Vec::new(),
+        mended: 0,
+    }
+}
+
+/// A look at every engine, asked for by somebody.
+pub struct Reconcile(pub Keeper);
+
+/// What it found.
+#[derive(Serialize)]
+pub struct Output {
+    engines: Vec<Looked>,
+}
+
+#[async_trait]
+impl TaskKind for Reconcile {
+    type Input = Input;
+    type Output = Output;
+
+    async fn run(&self, input: Input, run: &Run) -> Result<Output, TaskError> {
+        let mut reconciler = Reconciler::new(self.0.clone());
+        let mut looked = Vec::new();
+        for address in addresses(&self.0.store, &self.0.providers).await? {
+            run.check_stop()?;
+            looked.push(reconciler.look(&address, !input.dry_run).await?);
+        }
+        Ok(Output { engines: looked })
+    }
+}
