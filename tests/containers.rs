@@ -4,10 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use main_webserver::{
     app::Role,
-    domain::{Id, Keyring, id::Container},
+    domain::{Id, id::Container},
     providers::{Faults, Provider as _, Spec},
     queue::{Dispatcher, MemoryQueue, Sweeper},
-    tasks::engines::reap_once,
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -59,7 +58,7 @@ async fn the_secret_key_is_the_containers_own_and_shown_once() {
     };
     let (first, again) = (ask().await, ask().await);
     let id = Id::<Container>::parse(&first.text("/createContainer/container/id")).unwrap();
-    let keyring = Keyring::new("a secret of thirty-two characters or more");
+    let keyring = world.keyring();
     assert_eq!(
         first.text("/createContainer/secretKey"),
         keyring.container_key(id)
@@ -390,7 +389,7 @@ async fn cancelling_a_creation_undoes_it() {
 /// The engine's side of an overtaken run is not fenced by the database: it may make its container after the deletion.
 #[tokio::test]
 async fn a_late_creation_after_the_deletion_is_found_and_removed() {
-    let world = World::start().await;
+    let world = World::quiet().await;
     let ada = world.person("ada").await;
     let created = ada.create("hello").await;
     ada.container_in(&created.container, "RUNNING").await;
@@ -399,7 +398,7 @@ async fn a_late_creation_after_the_deletion_is_found_and_removed() {
     let late = Spec {
         container: Id::parse(&created.container).unwrap(),
         generation: 1,
-        deployment: "another".to_owned(),
+        deployment: world.keyring().deployment(),
         cluster: None,
         image: "busybox:1.37".to_owned(),
         command: Vec::new(),
@@ -411,48 +410,27 @@ async fn a_late_creation_after_the_deletion_is_found_and_removed() {
     };
     let stranger = Spec {
         container: Id::new(uuid::Uuid::from_u128(1)),
+        deployment: "another".to_owned(),
         ..late.clone()
     };
-    world
-        .engine
-        .ensure(&late, &CancellationToken::new())
-        .await
-        .unwrap();
-    world
-        .engine
-        .ensure(&stranger, &CancellationToken::new())
-        .await
-        .unwrap();
+    for spec in [&late, &stranger] {
+        let never = CancellationToken::new();
+        world.engine.ensure(spec, &never).await.unwrap();
+    }
     assert_eq!(world.engine.list().await.unwrap().len(), 2);
     // Young things are left to their own tasks.
-    assert_eq!(
-        reap_once(
-            world.store(),
-            &*world.engine,
-            chrono::TimeDelta::seconds(60)
-        )
-        .await
-        .unwrap(),
-        0
-    );
-    assert_eq!(
-        reap_once(world.store(), &*world.engine, chrono::TimeDelta::zero())
-            .await
-            .unwrap(),
-        1
-    );
-    let left: Vec<_> = world
-        .engine
-        .list()
-        .await
-        .unwrap()
-        .iter()
-        .map(|instance| instance.container)
-        .collect();
+    let young = world.reconcile().await;
+    assert_eq!(young[0]["mended"], 0, "{young}");
+    assert_eq!(young[0]["findings"][0]["action"], "WAIT", "{young}");
+    world.age(&created.container, 60).await;
+    let old = world.reconcile().await;
+    assert_eq!(old[0]["mended"], 1, "{old}");
+    let left = world.engine.list().await.unwrap();
+    let left: Vec<_> = left.iter().map(|instance| instance.container).collect();
     assert_eq!(
         left,
         [stranger.container],
-        "what this database does not know is not ours to remove"
+        "what is another deployment's is not ours to remove"
     );
     world.stop().await;
 }

@@ -164,7 +164,7 @@ struct ClusterParts(Id<ids::Cluster>);
 
 #[Object]
 impl ClusterParts {
-    /// What it has and how much of it is taken, counted now from its hosts and containers.
+    /// What it has and how much of it is taken, counted now from its hosts and containers. For administrators.
     #[graphql(complexity = "10 + child_complexity")]
     async fn capacity(&self, ctx: &Context<'_>) -> Result<ClusterCapacity> {
         let used = services(ctx).cluster_use(viewer(ctx)?, self.0).await?;

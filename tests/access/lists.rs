@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use main_webserver::{
     domain::{
         Id,
-        id::User,
-        policy::{Action, Viewer},
+        id::{Host, User},
+        policy::{Action, Scope, Viewer, scope},
     },
     graphql::list::{
         lists::{Entry, LISTS},
@@ -149,9 +149,23 @@ impl Rows {
         Id::parse(owner.as_str()?)
     }
 
+    fn host(&self, noun: &Noun, id: &str) -> Option<Id<Host>> {
+        let row = self.find(noun, id)?;
+        let host = match noun.host? {
+            "id" => &row["id"],
+            _ => &row["host"]["id"],
+        };
+        Id::parse(host.as_str()?)
+    }
+
     pub fn reaches(&self, who: &Asking, noun: &Noun, id: &Value) -> bool {
-        let owner = self.owner(noun, id.as_str().unwrap());
-        who.reaches(Action::Read, noun.resource, owner)
+        let id = id.as_str().unwrap();
+        who.reaches(
+            Action::Read,
+            noun.resource,
+            self.owner(noun, id),
+            self.host(noun, id),
+        )
     }
 
     /// The row as somebody sees it; null out of their reach.
@@ -184,9 +198,12 @@ impl Rows {
 
 /// What somebody is told who has to log in before any row of the entity can be shown.
 pub fn refusal(who: &Asking, noun: &Noun) -> Option<Value> {
-    let is_refused =
-        who.viewer == Viewer::Anonymous && !who.reaches(Action::Read, noun.resource, None);
-    is_refused.then(|| json!(["UNAUTHENTICATED"]))
+    let scope = scope(who.viewer, Action::Read, noun.resource);
+    match who.viewer {
+        Viewer::Anonymous if scope == Scope::Nothing => Some(json!(["UNAUTHENTICATED"])),
+        Viewer::Host { .. } if scope == Scope::Nothing => Some(json!(["FORBIDDEN"])),
+        _ => None,
+    }
 }
 
 /// Fields only administrators see, of the entity and of those it can be filtered by: as filters.

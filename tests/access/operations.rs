@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use main_webserver::{
-    domain::policy::{Action, Viewer},
+    domain::policy::Action,
     graphql::access::{Access, Operation, Root, operations},
 };
 use serde_json::Value;
@@ -22,18 +22,22 @@ enum Outcome {
     Refused(String),
 }
 
-fn expected(operation: &Operation, about: About, who: &Asking, owner: &Asking) -> Outcome {
+fn expected(operation: &Operation, about: About, who: &Asking, scene: &Scene) -> Outcome {
+    let owner = &scene.owner;
     if let Some(refusal) = operation.access.refusal(who.viewer) {
         return Outcome::Refused(refusal.code().to_owned());
     }
     let action = match operation.access {
         Access::Open => Action::Read,
         Access::Reached(action, _) | Access::Whole(action, _) => action,
+        Access::OfHost => Action::Operate,
     };
     match about {
-        About::Themselves if who.viewer == Viewer::Anonymous => Outcome::Empty,
+        About::Themselves if who.viewer.user().is_none() => Outcome::Empty,
         About::Nothing | About::Themselves => Outcome::Reached,
-        About::Row(resource, _) if who.reaches(action, resource, owner.viewer.user()) => {
+        About::Row(resource, _)
+            if who.reaches(action, resource, owner.viewer.user(), Some(scene.host_id())) =>
+        {
             Outcome::Reached
         }
         About::Row(_, Hidden::NotFound) => Outcome::Refused("NOT_FOUND".to_owned()),
@@ -125,7 +129,7 @@ async fn every_operation_answers_everybody_as_it_is_declared() {
                 let reply = ask(&scene, root, sample, who, cells).await;
                 let (found, right) = (
                     outcome(field, &reply),
-                    expected(operation, sample.about, who, &scene.owner),
+                    expected(operation, sample.about, who, &scene),
                 );
                 if found != right {
                     wrong.push(format!(

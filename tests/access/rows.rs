@@ -208,13 +208,10 @@ async fn what_only_administrators_see_is_null_for_others_and_tells_them_nothing(
                 for _ in 0..2 {
                     scene.admin.person.ask(&query).await.ok(&format!("/{call}"));
                 }
-                for who in [&scene.nobody, &scene.owner, &scene.other] {
+                for who in [&scene.nobody, &scene.owner, &scene.other, &scene.host] {
                     asked += 1;
-                    let code = if refusal(who, noun).is_some() {
-                        "UNAUTHENTICATED"
-                    } else {
-                        "FORBIDDEN"
-                    };
+                    let refusal = refusal(who, noun).map(|codes| codes[0].clone());
+                    let code = refusal.unwrap_or_else(|| json!("FORBIDDEN"));
                     let reply = who.person.ask(&query).await;
                     if reply.0["errors"][0]["extensions"]["code"] != code
                         || !reply.0["data"].is_null()

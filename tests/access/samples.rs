@@ -33,7 +33,7 @@ pub struct Sample {
 const BY_HAND: &[(&str, &str, About)] = {
     use About::{Nothing, Row, Themselves};
     use Hidden::{Empty, NotFound};
-    use Resource::{Container, Schedule, Task};
+    use Resource::{Cluster, Container, Host, Region, Schedule, Task, User};
     &[
         (
             "node",
@@ -81,6 +81,123 @@ const BY_HAND: &[(&str, &str, About)] = {
             "deleteContainer",
             "(input: {id: \"$CONTAINER\"}) { container { id } }",
             Row(Container, NotFound),
+        ),
+        (
+            "assignContainer",
+            "(input: {app: \"hello\", region: \"us-east-1\"}) { container { id } warm task { id } }",
+            Nothing,
+        ),
+        (
+            "drainContainer",
+            "(input: {id: \"$RUNNING\"}) { container { id } task { id } }",
+            Row(Container, NotFound),
+        ),
+        (
+            "restartContainer",
+            "(input: {id: \"$RUNNING\"}) { container { id } task { id } }",
+            Row(Container, NotFound),
+        ),
+        (
+            "updateContainer",
+            "(input: {id: \"$CONTAINER\", dpi: 120, stun: true}) { container { id } }",
+            Row(Container, NotFound),
+        ),
+        (
+            "protocolInfo",
+            "(id: \"$Container\") { containerId dpi stun ports { inside } }",
+            Row(Container, NotFound),
+        ),
+        (
+            "createCluster",
+            "(input: {name: \"c-$NEW\", region: \"ca-central-1\", provider: \"simulated\"}) { cluster { id } task { id } }",
+            Nothing,
+        ),
+        (
+            "updateCluster",
+            "(input: {id: \"$Cluster\", maxContainers: 500}) { cluster { id } }",
+            Row(Cluster, NotFound),
+        ),
+        (
+            "drainCluster",
+            "(input: {id: \"$SPARE_CLUSTER\"}) { cluster { id } task { id } }",
+            Row(Cluster, NotFound),
+        ),
+        (
+            "activateCluster",
+            "(input: {id: \"$DRAINED_CLUSTER\"}) { cluster { id } task { id } }",
+            Row(Cluster, NotFound),
+        ),
+        (
+            "deleteCluster",
+            "(input: {id: \"$SPARE_CLUSTER\"}) { cluster { id } task { id } }",
+            Row(Cluster, NotFound),
+        ),
+        (
+            "sendClusterCommand",
+            "(input: {id: \"$Cluster\", command: DIAGNOSE}) { task { id } }",
+            Row(Cluster, NotFound),
+        ),
+        (
+            "createRegistrationToken",
+            "(input: {cluster: \"$Cluster\"}) { token expiresAt }",
+            Row(Cluster, NotFound),
+        ),
+        (
+            "registerHost",
+            "(input: {token: \"$INVITATION\", instanceId: \"$NEW\", cpuMillis: 1, memoryBytes: 1}) { host { id } credential }",
+            Nothing,
+        ),
+        (
+            "heartbeat",
+            "(input: {number: 1, cpuUsedMillis: 1, memoryAvailableBytes: 1, containers: 1}) { accepted host { id } }",
+            Nothing,
+        ),
+        (
+            "reportContainer",
+            "(input: {id: \"$Container\", report: CONNECTED, generation: 1}) { container { id } }",
+            Row(Container, NotFound),
+        ),
+        (
+            "reportCommand",
+            "(input: {id: \"$COMMAND\", succeeded: true}) { ok }",
+            Row(Host, NotFound),
+        ),
+        ("rotateHostCredential", "{ credential }", Nothing),
+        (
+            "drainHost",
+            "(input: {id: \"$SPARE_HOST\"}) { host { id } task { id } }",
+            Row(Host, NotFound),
+        ),
+        (
+            "revokeHost",
+            "(input: {id: \"$SPARE_HOST\"}) { host { id } }",
+            Row(Host, NotFound),
+        ),
+        ("hostCommands", "{ id command argument }", Nothing),
+        (
+            "reconcile",
+            "(input: {dryRun: true}) { task { id } }",
+            Nothing,
+        ),
+        (
+            "putApp",
+            "(input: {slug: \"a-$NEW\", name: \"A\", image: \"a:1\"}) { app { id } }",
+            Nothing,
+        ),
+        (
+            "updateRegion",
+            "(input: {id: \"$Region\", enabled: true}) { region { id } }",
+            Row(Region, NotFound),
+        ),
+        (
+            "setWarmPool",
+            "(input: {app: \"hello\", region: \"us-west-1\", size: 0}) { warmPool { id } task { id } }",
+            Nothing,
+        ),
+        (
+            "setReleaseChannel",
+            "(input: {user: \"$User\", channel: \"stable\"}) { user { id } }",
+            Row(User, NotFound),
         ),
         (
             "startDemoTask",
@@ -207,6 +324,34 @@ impl Sample {
         if text.contains("$REFRESH") {
             let login = scene.log_in(&scene.owner).await;
             text = text.replace("$REFRESH", &login.refresh_token.unwrap());
+        }
+        if text.contains("$RUNNING") {
+            let person = &scene.owner.person;
+            let container = person.create("hello").await.container;
+            person.container_in(&container, "RUNNING").await;
+            text = text.replace("$RUNNING", &container);
+        }
+        if text.contains("$INVITATION") {
+            text = text.replace("$INVITATION", &scene.invitation().await);
+        }
+        if text.contains("$COMMAND") {
+            text = text.replace("$COMMAND", &scene.command().await);
+        }
+        if text.contains("$SPARE_HOST") {
+            let host = scene.spare_host(&format!("spare-{time}")).await;
+            text = text.replace("$SPARE_HOST", &host);
+        }
+        if text.contains("$SPARE_CLUSTER") {
+            let cluster = scene.spare_cluster(&format!("spare-{time}")).await;
+            text = text.replace("$SPARE_CLUSTER", &cluster);
+        }
+        if text.contains("$DRAINED_CLUSTER") {
+            let cluster = scene.spare_cluster(&format!("drained-{time}")).await;
+            let drain = format!(
+                "mutation {{ drainCluster(input: {{id: \"{cluster}\"}}) {{ task {{ id }} }} }}"
+            );
+            scene.admin.person.ask(&drain).await.ok("/drainCluster");
+            text = text.replace("$DRAINED_CLUSTER", &cluster);
         }
         if text.contains("$CONTAINER") {
             text = text.replace(

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use main_webserver::{
+    app::Role,
     domain::{
         Id,
-        id::User,
+        id::{Host, User},
         policy::{Action, Resource, Scope, Viewer, scope},
     },
-    store::{archive, regions, schedules, tasks},
+    store::{archive, containers, regions, schedules, tasks},
 };
 use sea_orm::{
     ActiveValue::Set, ColumnTrait as _, EntityTrait as _, QueryFilter as _, sea_query::Expr,
@@ -17,7 +18,7 @@ use sea_orm::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Person, World, client::PASSWORD};
+use crate::harness::{Ground, Person, QUICK, World, client::PASSWORD, until};
 
 /// Somebody who asks, and what the policy takes them for.
 pub struct Asking {
@@ -28,10 +29,17 @@ pub struct Asking {
 
 impl Asking {
     /// Whether the policy lets them see a row of the resource that `owner` owns.
-    pub fn reaches(&self, action: Action, resource: Resource, owner: Option<Id<User>>) -> bool {
+    pub fn reaches(
+        &self,
+        action: Action,
+        resource: Resource,
+        owner: Option<Id<User>>,
+        host: Option<Id<Host>>,
+    ) -> bool {
         match scope(self.viewer, action, resource) {
             Scope::Everything => true,
             Scope::OwnedBy(user) => owner == Some(user),
+            Scope::OnHost(it) => host == Some(it),
             Scope::Nothing => false,
         }
     }
@@ -43,6 +51,8 @@ pub struct Scene {
     pub owner: Asking,
     pub other: Asking,
     pub admin: Asking,
+    /// The agent of the host the owner's container is on.
+    pub host: Asking,
     /// One of the owner's rows of each type, and rows nobody owns.
     pub rows: BTreeMap<&'static str, String>,
     /// What stands in the owner's rows and in nobody else's.
@@ -59,9 +69,11 @@ async fn asking(name: &'static str, person: Person) -> Asking {
     let viewer = person.ask("{ viewer { id role } }").await;
     let id = Id::parse(&viewer.text("/viewer/id")).unwrap();
     let session = Id::new(FAR);
-    // Every kind of viewer the policy knows, so that a new one is missed here: there is no host among them yet.
+    // Every kind of viewer the policy knows, so that a new one is missed here.
     let by_role = |viewer: Viewer| match viewer {
-        Viewer::Anonymous | Viewer::System => unreachable!("nobody logs in as {viewer:?}"),
+        Viewer::Anonymous | Viewer::Host { .. } | Viewer::System => {
+            unreachable!("nobody logs in as {viewer:?}")
+        }
         Viewer::User { .. } | Viewer::Admin { .. } => viewer,
     };
     let viewer = if viewer.text("/viewer/role") == "ADMIN" {
@@ -111,9 +123,47 @@ async fn rows_of(world: &World, who: &Asking) -> BTreeMap<&'static str, String> 
     ])
 }
 
+/// A cluster with a host that is heard of, a pool, what the engine is like, and the first line of the audit log.
+async fn fleet(world: &World, admin: &Person, rows: &mut BTreeMap<&'static str, String>) -> Asking {
+    let (cluster, agent) =
+        crate::harness::fleet::host(admin, "west", "us-west-2", "machine-1").await;
+    let host: Id<Host> = Id::parse(&agent.email).unwrap();
+    let pool = "mutation { setWarmPool(input: {app: \"hello\", region: \"us-west-1\", size: 0}) { warmPool { id } } }";
+    let pool = admin.ask(pool).await;
+    rows.insert("WarmPool", pool.text("/setWarmPool/warmPool/id"));
+    let engine = until("the engine has been looked at", async || {
+        let engines = admin.ask("{ engines { nodes { id } } }").await;
+        engines.at("/engines/nodes").pointer("/0/id").cloned()
+    });
+    rows.insert("Engine", engine.await.as_str().unwrap().to_owned());
+    let audit = admin.ask("{ auditEvents(last: 1) { nodes { id } } }").await;
+    rows.insert("AuditEvent", audit.text("/auditEvents/nodes/0/id"));
+    containers::Entity::update_many()
+        .col_expr(containers::Column::HostId, Expr::value(host.uuid()))
+        .col_expr(containers::Column::ClusterId, Expr::value(uuid(&cluster)))
+        .col_expr(containers::Column::Node, Expr::value("node-1"))
+        .filter(containers::Column::Id.eq(uuid(&rows["Container"])))
+        .exec(world.store().db())
+        .await
+        .unwrap();
+    rows.insert("Cluster", cluster);
+    rows.insert("Host", host.to_string());
+    Asking {
+        name: "the host",
+        person: agent,
+        viewer: Viewer::Host { id: host },
+    }
+}
+
 impl Scene {
     pub async fn set() -> Self {
-        let world = World::start().await;
+        // Nothing changes by itself while everybody looks.
+        let ground = Ground::new()
+            .await
+            .with("RECONCILE_SECONDS", "3600")
+            .with("HOST_STALE_SECONDS", "80000")
+            .with("HOST_DEAD_SECONDS", "90000");
+        let world = World::on(ground, QUICK, &[Role::WebAndWorker]).await;
         let nobody = Asking {
             name: "nobody",
             person: world.anonymous(),
@@ -156,6 +206,7 @@ impl Scene {
             .exec(db)
             .await
             .unwrap();
+        let host = fleet(&world, &admin.person, &mut rows).await;
         regions::Entity::update_many()
             .col_expr(regions::Column::Provider, Expr::value("simulated"))
             .exec(db)
@@ -167,13 +218,64 @@ impl Scene {
             owner,
             other,
             admin,
+            host,
             rows,
             marks,
         }
     }
 
-    pub const fn viewers(&self) -> [&Asking; 4] {
-        [&self.nobody, &self.owner, &self.other, &self.admin]
+    pub const fn viewers(&self) -> [&Asking; 5] {
+        [
+            &self.nobody,
+            &self.owner,
+            &self.other,
+            &self.admin,
+            &self.host,
+        ]
+    }
+
+    pub fn host_id(&self) -> Id<Host> {
+        Id::parse(&self.rows["Host"]).unwrap()
+    }
+
+    /// A registration token.
+    pub async fn invitation(&self) -> String {
+        crate::harness::fleet::invitation(&self.admin.person, &self.rows["Cluster"]).await
+    }
+
+    /// Another host, to be spoiled.
+    pub async fn spare_host(&self, name: &str) -> String {
+        let token = self.invitation().await;
+        let agent = crate::harness::fleet::register(&self.nobody.person, &token, name).await;
+        agent.email
+    }
+
+    /// Another cluster, to be spoiled.
+    pub async fn spare_cluster(&self, name: &str) -> String {
+        crate::harness::fleet::cluster(&self.admin.person, name, "ca-central-1").await
+    }
+
+    /// A command the host has been told.
+    pub async fn command(&self) -> String {
+        let told = format!(
+            "mutation {{ sendClusterCommand(input: {{id: \"{}\", command: DIAGNOSE}}) {{ task {{ id }} }} }}",
+            self.rows["Cluster"]
+        );
+        self.admin.person.ask(&told).await.ok("/sendClusterCommand");
+        let mut socket = self.host.person.socket().await;
+        socket
+            .subscribe("subscription { hostCommands { id } }")
+            .await;
+        let newest = async {
+            loop {
+                let frame = socket.hear().await.unwrap();
+                let commands = frame["payload"]["data"]["hostCommands"].as_array().unwrap();
+                if let Some(command) = commands.last() {
+                    return command["id"].as_str().unwrap().to_owned();
+                }
+            }
+        };
+        newest.await
     }
 
     /// What of the owner's an answer has that should have nothing of it.
@@ -205,7 +307,7 @@ impl Scene {
     /// A person's newest login, so that ending it ends nothing else.
     pub async fn log_in(&self, who: &Asking) -> Person {
         match who.viewer {
-            Viewer::Anonymous | Viewer::System => who.person.clone(),
+            Viewer::Anonymous | Viewer::Host { .. } | Viewer::System => who.person.clone(),
             Viewer::Admin { .. } => self.world.admin().await,
             Viewer::User { .. } => who.person.log_in(&who.person.email, PASSWORD).await,
         }

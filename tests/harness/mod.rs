@@ -1,6 +1,7 @@
 //! A service of the test's own, and people who use it over real HTTP and real WebSockets.
 
 pub mod client;
+pub mod fleet;
 pub mod process;
 pub mod servers;
 pub mod socket;
@@ -14,7 +15,7 @@ pub use client::{Person, Reply};
 use main_webserver::{
     app::{App, Role, Seams},
     config::{Settings, Sources},
-    domain::{Clock as _, Entropy, SystemClock},
+    domain::{Clock as _, Entropy, Id, Keyring, SystemClock, id},
     providers::{Faults, Providers, Simulated},
     store::{Store, apps},
 };
@@ -50,7 +51,8 @@ impl Ground {
             ("DATA_DIR".to_owned(), folder.path().display().to_string()),
             (
                 "SECRET_KEY".to_owned(),
-                "a secret of thirty-two characters or more".to_owned(),
+                // Its own: it tells a deployment's containers from another's.
+                format!("a secret of thirty-two characters or more, {name}"),
             ),
             ("ADMIN_PASSWORD".to_owned(), ADMIN_PASSWORD.to_owned()),
             ("PROVIDER".to_owned(), "simulated".to_owned()),
@@ -130,6 +132,46 @@ impl World {
     /// Web and worker in one, on a quick engine.
     pub async fn start() -> Self {
         Self::with(QUICK, &[Role::WebAndWorker]).await
+    }
+
+    /// The same, and nobody looks at the engine by themselves.
+    pub async fn quiet() -> Self {
+        let ground = Ground::new().await.with("RECONCILE_SECONDS", "3600");
+        let world = Self::on(ground, QUICK, &[Role::WebAndWorker]).await;
+        let admin = world.admin().await;
+        // The first look is over before anything is there to be seen.
+        until("the engine has been looked at", async || {
+            let engines = admin.ask("{ engines { totalCount } }").await;
+            (engines.ok("/engines/totalCount") != 0).then_some(())
+        })
+        .await;
+        world
+    }
+
+    /// Looks at every engine and mends what differs; what was found, engine by engine.
+    pub async fn reconcile(&self) -> serde_json::Value {
+        let admin = self.admin().await;
+        let asked = admin.ask("mutation { reconcile(input: {}) { task { id } } }");
+        let task = asked.await.text("/reconcile/task/id");
+        admin.task_in(&task, "SUCCEEDED").await["result"]["engines"].clone()
+    }
+
+    /// Makes a container's last change so many seconds older.
+    pub async fn age(&self, container: &str, seconds: i64) {
+        use main_webserver::store::containers::{Column, Entity};
+        use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, sea_query::Expr};
+        let id: Id<id::Container> = Id::parse(container).unwrap();
+        let then = self.store().now() - chrono::TimeDelta::seconds(seconds);
+        Entity::update_many()
+            .col_expr(Column::UpdatedAt, Expr::value(then))
+            .filter(Column::Id.eq(id.uuid()))
+            .exec(self.store().db())
+            .await
+            .unwrap();
+    }
+
+    pub fn keyring(&self) -> Keyring {
+        Keyring::new(self.ground.setting("SECRET_KEY"))
     }
 
     /// One part for each of `roles`, all on one database and one engine.

@@ -62,6 +62,7 @@ async fn world(node: &World, rng: &mut StdRng) -> (Vec<Row>, Vec<Person>) {
             category: "any".to_owned(),
             description: String::new(),
             image: "none".to_owned(),
+            images: std::collections::BTreeMap::new(),
             command: Vec::new(),
             ports: Vec::new(),
             cpu_millis: 1,
@@ -112,6 +113,19 @@ async fn world(node: &World, rng: &mut StdRng) -> (Vec<Row>, Vec<Person>) {
             updated_at: Set(row.updated_at),
             running_at: Set(row.running_at),
             ended_at: Set(None),
+            cluster_id: Set(None),
+            host_id: Set(None),
+            endpoint: Set(None),
+            node: Set(None),
+            generation: Set(1),
+            stun: Set(false),
+            release_channel: Set("stable".to_owned()),
+            image: Set(None),
+            cpu_millis: Set(0),
+            memory_bytes: Set(0),
+            assigned_at: Set(Some(begin)),
+            last_ping_at: Set(None),
+            draining_at: Set(None),
         };
         model.insert(store.db()).await.unwrap();
         rows.push(row);
