@@ -179,3 +179,112 @@ pub(super) fn node(found: models::Node) -> Option<Node> {
         cluster: spec.labels.and_then(|mut labels| labels.remove(CLUSTER)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::{ContainerStatus, TaskStatus};
+
+    use super::*;
+
+    fn task(second: u8, wanted: TaskState, state: TaskState, node: &str) -> Task {
+        let status = TaskStatus {
+            state: Some(state),
+            container_status: Some(ContainerStatus {
+                exit_code: Some(7),
+                ..ContainerStatus::default()
+            }),
+            ..TaskStatus::default()
+        };
+        Task {
+            created_at: Some(format!("2026-01-01T00:00:{second:02}Z")),
+            desired_state: Some(wanted),
+            node_id: Some(node.to_owned()),
+            status: Some(status),
+            ..Task::default()
+        }
+    }
+
+    /// How an instance of these tasks is, and where, on a swarm whose node `down` is so.
+    fn seen(tasks: Vec<Task>) -> (Status, Option<String>) {
+        let machine = |id: &str, health| Node {
+            id: id.to_owned(),
+            name: id.to_owned(),
+            ip: None,
+            cpu_millis: 0,
+            memory_bytes: 0,
+            health,
+            cluster: None,
+        };
+        let nodes = BTreeMap::from([
+            ("up".to_owned(), machine("up", NodeHealth::Ready)),
+            ("down".to_owned(), machine("down", NodeHealth::Down)),
+        ]);
+        let id = crate::domain::Entropy::seeded(1).id(DateTime::UNIX_EPOCH);
+        let instance = join(id, Service::default(), tasks, &nodes).instance;
+        (instance.status, instance.node)
+    }
+
+    #[test]
+    fn the_task_in_the_place_of_a_lost_one_counts() {
+        use TaskState::{PREPARING, READY, RUNNING, SHUTDOWN};
+        let lost = task(1, SHUTDOWN, RUNNING, "down");
+        let [down, up] = ["down", "up"].map(|node| Some(node.to_owned()));
+        let unnoticed = task(1, RUNNING, RUNNING, "down");
+        assert_eq!(seen(vec![unnoticed]), (Status::Starting, down.clone()));
+        let coming = task(2, READY, PREPARING, "up");
+        assert_eq!(
+            seen(vec![coming, lost.clone()]),
+            (Status::Starting, up.clone())
+        );
+        let come = task(2, RUNNING, RUNNING, "up");
+        assert_eq!(seen(vec![lost.clone(), come]), (Status::Ready, up));
+        // One that was not to be replaced any more has no code to tell.
+        let code = UNKNOWN_CODE;
+        assert_eq!(seen(vec![lost]), (Status::Exited { code }, down));
+    }
+
+    #[test]
+    fn what_failed_is_over_only_once_nothing_takes_its_place() {
+        use TaskState::{COMPLETE, FAILED, RUNNING, SHUTDOWN};
+        let status = |tasks| seen(tasks).0;
+        assert_eq!(status(Vec::new()), Status::Starting);
+        assert_eq!(
+            status(vec![task(1, RUNNING, FAILED, "up")]),
+            Status::Starting
+        );
+        let failed = task(1, SHUTDOWN, FAILED, "up");
+        assert_eq!(status(vec![failed.clone()]), Status::Exited { code: 7 });
+        assert_eq!(
+            status(vec![failed, task(2, SHUTDOWN, COMPLETE, "up")]),
+            Status::Exited { code: 7 }
+        );
+    }
+
+    #[test]
+    fn a_refusal_says_whether_it_may_end() {
+        use TaskState::{FAILED, PENDING, REJECTED, RUNNING, SHUTDOWN};
+        let code = |wanted, state, why: &str| {
+            let mut task = task(1, wanted, state, "");
+            task.status.as_mut().unwrap().err = Some(why.to_owned());
+            refusal(&task, "app:1").map(|error| (error.code(), error.is_retryable()))
+        };
+        let missing = "No such image: app:1";
+        let nowhere = "no suitable node (insufficient resources on 3 nodes)";
+        assert_eq!(code(RUNNING, PENDING, ""), None);
+        assert_eq!(code(RUNNING, PENDING, nowhere), Some(("ENGINE_FULL", true)));
+        assert_eq!(
+            code(RUNNING, REJECTED, missing),
+            None,
+            "another node is tried"
+        );
+        assert_eq!(
+            code(SHUTDOWN, REJECTED, missing),
+            Some(("NO_SUCH_IMAGE", false))
+        );
+        assert_eq!(
+            code(SHUTDOWN, REJECTED, "bad mount"),
+            Some(("ENGINE_REJECTED", false))
+        );
+        assert_eq!(code(SHUTDOWN, FAILED, "task: non-zero exit (1)"), None);
+    }
+}
