@@ -166,7 +166,7 @@ pub(super) fn node(found: models::Node) -> Option<Node> {
     let health = match (status.state, spec.availability) {
         (Some(NodeState::DOWN | NodeState::DISCONNECTED), _) => NodeHealth::Down,
         (Some(NodeState::READY), Some(NodeSpecAvailabilityEnum::ACTIVE)) => NodeHealth::Ready,
-        // Of a node not yet heard of after a change of the leader only this much is known: it gets nothing new.
+        // For some seconds after a manager's start its nodes are unknown: they get nothing new and run what they have.
         _ => NodeHealth::Draining,
     };
     Some(Node {
@@ -286,5 +286,33 @@ mod tests {
             Some(("ENGINE_REJECTED", false))
         );
         assert_eq!(code(SHUTDOWN, FAILED, "task: non-zero exit (1)"), None);
+    }
+
+    #[test]
+    fn a_node_not_yet_heard_of_is_not_down() {
+        let health = |state, availability| {
+            let found = models::Node {
+                id: Some("node".to_owned()),
+                spec: Some(models::NodeSpec {
+                    availability: Some(availability),
+                    ..models::NodeSpec::default()
+                }),
+                status: Some(models::NodeStatus {
+                    state: Some(state),
+                    ..models::NodeStatus::default()
+                }),
+                ..models::Node::default()
+            };
+            node(found).unwrap().health
+        };
+        let (active, drain) = (
+            NodeSpecAvailabilityEnum::ACTIVE,
+            NodeSpecAvailabilityEnum::DRAIN,
+        );
+        assert_eq!(health(NodeState::READY, active), NodeHealth::Ready);
+        assert_eq!(health(NodeState::READY, drain), NodeHealth::Draining);
+        assert_eq!(health(NodeState::UNKNOWN, active), NodeHealth::Draining);
+        assert_eq!(health(NodeState::DISCONNECTED, active), NodeHealth::Down);
+        assert_eq!(health(NodeState::DOWN, drain), NodeHealth::Down);
     }
 }
