@@ -25,3 +25,4 @@ mod schema;
 mod shared;
 mod simulation;
 mod stores;
+mod swarm;

@@ -1,11 +1,11 @@
-//! What every engine has to do, whichever it is. The Docker Engine passes it in `docker.rs`.
+//! What every engine has to do, whichever it is. The Docker Engine passes it in `docker.rs`, a swarm in `swarm.rs`.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use main_webserver::{
     domain::{Entropy, Id, SystemClock, id::Container},
-    providers::{Prepared, Provider, ProviderError, Simulated, Spec, Status},
+    providers::{Instance, Prepared, Provider, ProviderError, Simulated, Spec, Status},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -72,7 +72,16 @@ async fn of_this_suite(provider: &dyn Provider) -> Vec<Id<Container>> {
         .collect()
 }
 
-async fn ready(provider: &dyn Provider, id: Id<Container>) -> main_webserver::providers::Instance {
+/// Where its port 8080 answers: on its node, for an engine with several, else on this machine.
+pub fn address(instance: &Instance) -> String {
+    let host = match instance.node {
+        Some(_) => instance.ip.as_deref().unwrap(),
+        None => "127.0.0.1",
+    };
+    format!("http://{host}:{}/", instance.ports[&8080])
+}
+
+async fn ready(provider: &dyn Provider, id: Id<Container>) -> Instance {
     until("the instance is ready", async || {
         provider
             .inspect(id)
@@ -99,12 +108,9 @@ async fn ensuring_twice_gives_one_instance_that_answers(
     );
     let found = ready(provider, spec.container).await;
     assert_eq!(found.handle, second.handle);
-    let port = found.ports[&8080];
+    let address = address(&found);
     let page = until("its port answers", async || {
-        HTTP.get(format!("http://127.0.0.1:{port}/"))
-            .send()
-            .await
-            .ok()
+        HTTP.get(&address).send().await.ok()
     })
     .await;
     assert_eq!(page.status(), 200);
@@ -114,12 +120,7 @@ async fn ensuring_twice_gives_one_instance_that_answers(
         .await
         .unwrap();
     assert!(provider.inspect(spec.container).await.unwrap().is_none());
-    assert!(
-        HTTP.get(format!("http://127.0.0.1:{port}/"))
-            .send()
-            .await
-            .is_err()
-    );
+    assert!(HTTP.get(&address).send().await.is_err());
 }
 
 async fn eight_at_once_give_one_instance(
@@ -170,15 +171,18 @@ async fn a_missing_image_is_its_own_error(
     entropy: &Entropy,
 ) {
     let prepared: Result<Vec<Prepared>, _> = provider.prepare(images.missing).try_collect().await;
-    let error = prepared.unwrap_err();
-    // An engine that cannot ask its registry cannot know that the image is not there.
-    assert!(
-        matches!(
-            error,
-            ProviderError::NoSuchImage { .. } | ProviderError::Failed { .. }
+    match prepared {
+        // An engine that cannot ask its registry cannot know that the image is not there.
+        Err(error) => assert!(
+            matches!(
+                error,
+                ProviderError::NoSuchImage { .. } | ProviderError::Failed { .. }
+            ),
+            "{error}"
         ),
-        "{error}"
-    );
+        // Machines of their own fetch for themselves, at the start.
+        Ok(_) => assert!(provider.nodes().await.unwrap().is_some()),
+    }
     let spec = spec(entropy, &(images.missing, Vec::new()));
     let error = provider
         .ensure(&spec, &CancellationToken::new())
@@ -189,6 +193,7 @@ async fn a_missing_image_is_its_own_error(
         ("NO_SUCH_IMAGE", false),
         "{error}"
     );
+    assert!(provider.inspect(spec.container).await.unwrap().is_none());
 }
 
 async fn an_instance_that_ends_is_seen_with_its_code(

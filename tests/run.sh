@@ -8,6 +8,7 @@
 #   processes  real processes on PostgreSQL and Redis: kills, flushes, outages, bad settings
 #   chaos      one fault after the other under load: what is lost, what is done twice, how long recovery takes
 #   docker     a real Docker engine: conformance, containers end to end, a killed worker
+#   swarm      real swarms: conformance on one node, and three nodes of which one is cut off and one is killed
 #   doc        documentation tests and the documentation itself
 #   browser    the console in Chromium, and client libraries
 #   schema     what this change of schema.graphql is to clients
@@ -17,7 +18,7 @@
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-ALL="lint sqlite postgres simulation processes chaos docker doc browser schema"
+ALL="lint sqlite postgres simulation processes chaos docker swarm doc browser schema"
 PARTS="${*:-$ALL}"
 RUN="$(mktemp -d /tmp/main-webserver-tests.XXXXXX)"
 PIDS=()
@@ -34,6 +35,7 @@ stop_servers() {
         kill -9 "$pid" 2>/dev/null
     done
     [ -n "${BRIDGE:-}" ] && ip link delete "$BRIDGE" 2>/dev/null
+    [ -n "${NET:-}" ] && stop_swarm
     # A killed engine may leave mounts behind.
     grep -o " $RUN/[^ ]*" /proc/mounts 2>/dev/null | sort -r | while read -r mount; do umount -l "$mount"; done
     rm -rf "$RUN"
@@ -108,7 +110,84 @@ start_docker() {
     PIDS+=($!)
     wait_until 60 docker -H "unix://$RUN/docker.sock" version || { tail -5 "$RUN/docker.log"; return 1; }
     export TEST_DOCKER_HOST="unix://$RUN/docker.sock"
-    make_images
+    make_images "$TEST_DOCKER_HOST"
+}
+
+# Three nodes of a swarm, its manager the first, and one that is a swarm by itself. Each is an engine in a network of
+# its own with a host name of its own; what joins them is a bridge in a fifth, where no other's rules drop what crosses.
+start_swarm() {
+    [ -n "${TEST_SWARM_HOSTS:-}" ] && return 0
+    package dockerd docker.io iptables && package ip iproute2 && package /bin/busybox busybox-static || return 1
+    local subnet="10.89.$((($$ % 200) + 20))" node host token
+    NET="mws$(($$ % 100000))"
+    ip netns add "$NET" && ip -n "$NET" link add bridge type bridge && ip -n "$NET" link set bridge up &&
+        ip link add "$NET" type veth peer name test netns "$NET" && ip -n "$NET" link set test master bridge up &&
+        ip addr add "$subnet.254/24" dev "$NET" && ip link set "$NET" up || return 1
+    for node in 1 2 3 4; do
+        ip netns add "$NET-$node" &&
+            ip -n "$NET" link add "node$node" type veth peer name eth0 netns "$NET-$node" &&
+            ip -n "$NET" link set "node$node" master bridge up &&
+            ip -n "$NET-$node" addr add "$subnet.$node/24" dev eth0 &&
+            ip -n "$NET-$node" link set eth0 up && ip -n "$NET-$node" link set lo up || return 1
+        # Not `ip netns exec`, which hides the control groups.
+        nsenter --net="/run/netns/$NET-$node" unshare --uts sh -c 'hostname "$0" && exec dockerd "$@"' "node$node" \
+            --host "unix://$RUN/$node.sock" --data-root "$RUN/node$node" --exec-root "$RUN/exec$node" \
+            --pidfile "$RUN/node$node.pid" --cgroup-parent "/$NET" >"$RUN/node$node.log" 2>&1 &
+        # A node is killed without a word about it.
+        disown
+    done
+    for node in 1 2 3 4; do
+        host="unix://$RUN/$node.sock"
+        wait_until 60 docker -H "$host" version || { tail -5 "$RUN/node$node.log"; return 1; }
+        make_images "$host" || return 1
+        # A node is missed after three heartbeats.
+        case $node in
+            1 | 4) docker -H "$host" swarm init --advertise-addr "$subnet.$node" --dispatcher-heartbeat 2s ;;
+            *) docker -H "$host" swarm join --advertise-addr "$subnet.$node" --token "$token" "$subnet.1:2377" ;;
+        esac >"$RUN/join.log" 2>&1 || { cat "$RUN/join.log"; return 1; }
+        [ $node = 1 ] && token="$(docker -H "$host" swarm join-token -q worker)"
+    done
+    declare -p NET RUN >"$RUN/fault" && declare -f processes_below processes_of_node fault >>"$RUN/fault" &&
+        echo 'fault "$@"' >>"$RUN/fault" && sed -i '1i #!/usr/bin/env bash' "$RUN/fault" && chmod +x "$RUN/fault"
+    export TEST_SWARM_HOSTS="unix://$RUN/1.sock,unix://$RUN/2.sock,unix://$RUN/3.sock"
+    export TEST_SWARM_ALONE="unix://$RUN/4.sock" TEST_SWARM_FAULT="$RUN/fault"
+}
+
+processes_below() {
+    local child
+    for child in $(cat /proc/"$1"/task/*/children 2>/dev/null); do echo "$child" && processes_below "$child"; done
+}
+
+# An engine, what serves it, and below that the containers, which have networks of their own.
+processes_of_node() {
+    local pid
+    for pid in $(ip netns pids "$NET-$1" 2>/dev/null); do echo "$pid" && processes_below "$pid"; done | sort -u
+}
+
+# fault cut|mend|kill NODE
+fault() {
+    case $1 in
+        cut) ip -n "$NET" link set "node$2" down ;;
+        mend) ip -n "$NET" link set "node$2" up ;;
+        kill)
+            # What watches over a container leaves its socket behind.
+            nsenter --net="/run/netns/$NET-$2" sed -n 's|.* \(/run/containerd/s/\)|\1|p' /proc/net/unix >>"$RUN/shims"
+            kill -9 $(processes_of_node "$2")
+            ;;
+    esac
+}
+
+stop_swarm() {
+    local node
+    for node in 1 2 3 4; do
+        # Twice, for what an engine was about to start.
+        for _ in 1 2; do fault kill "$node" 2>/dev/null; done
+        ip netns delete "$NET-$node" 2>/dev/null
+    done
+    ip link delete "$NET" 2>/dev/null
+    ip netns delete "$NET" 2>/dev/null
+    sort -u "$RUN/shims" 2>/dev/null | xargs -r rm -f
+    find /sys/fs/cgroup -depth -type d -path "*/$NET*" -exec rmdir {} + 2>/dev/null
 }
 
 # Images without a registry: a static busybox stands in for the catalogue's first app's image.
@@ -118,7 +197,7 @@ make_images() {
     cp /bin/busybox "$tree/bin/busybox"
     local applet
     for applet in sh mkdir echo sleep cat test; do ln -sf busybox "$tree/bin/$applet"; done
-    local docker="docker -H $TEST_DOCKER_HOST"
+    local docker="docker -H $1"
     tar -C "$tree" -c . | $docker import - busybox:1.37 >/dev/null &&
         tar -C "$tree" -c . | $docker import -c 'HEALTHCHECK --interval=500ms --retries=2 CMD test -e /tmp/healthy' \
             -c 'CMD ["sh", "-c", "sleep 1; echo up > /tmp/healthy; sleep 600"]' - healthy:test >/dev/null &&
@@ -139,7 +218,7 @@ part_sqlite() {
 
 part_postgres() {
     start_servers || return 3
-    cargo nextest run --locked --no-fail-fast -E 'binary(it) and not test(/^(docker|processes|chaos|simulation)::/)'
+    cargo nextest run --locked --no-fail-fast -E 'binary(it) and not test(/^(docker|swarm|processes|chaos|simulation)::/)'
 }
 
 part_simulation() {
@@ -168,6 +247,12 @@ part_chaos() {
 part_docker() {
     start_servers && start_docker || return 3
     cargo nextest run --locked --no-fail-fast --ignore-default-filter -E 'test(/^docker::/)'
+}
+
+part_swarm() {
+    start_swarm || return 3
+    # One at a time: a node that is lost is lost to all.
+    cargo nextest run --locked --no-fail-fast --ignore-default-filter -j 1 --success-output immediate -E 'test(/^swarm::/)'
 }
 
 part_doc() {

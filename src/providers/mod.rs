@@ -245,9 +245,12 @@ impl ProviderError {
 #[derive(Clone)]
 pub struct Providers {
     default: Arc<dyn Provider>,
-    open: Arc<dyn Fn(&str, Option<&str>) -> Option<Arc<dyn Provider>> + Send + Sync>,
+    open: Arc<Open>,
     known: Arc<Mutex<HashMap<Address, Arc<dyn Provider>>>>,
 }
+
+/// Makes the engine of a kind, at an endpoint of its own or at the worker's.
+type Open = dyn Fn(&str, Option<&str>) -> Option<Arc<dyn Provider>> + Send + Sync;
 
 /// Which engine: its kind, and where it is unless it is the worker's own.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -112,13 +112,21 @@ pub(super) fn read(id: Id<Container>, found: ContainerInspectResponse) -> Instan
 
 const MISSING: &str = "no such";
 
-pub(super) fn is_missing(error: &ProviderError) -> bool {
+pub(in crate::providers) fn is_missing(error: &ProviderError) -> bool {
     matches!(error, ProviderError::Rejected { why, .. } if why.starts_with(MISSING))
 }
 
 /// What an error of the engine means for whoever asked; `image` when the call was about one.
 pub(super) fn classify(error: Error, image: Option<&str>) -> ProviderError {
-    let engine = NAME;
+    classify_as(NAME, error, image)
+}
+
+/// The same for an engine of another name behind the same API.
+pub(in crate::providers) fn classify_as(
+    engine: &'static str,
+    error: Error,
+    image: Option<&str>,
+) -> ProviderError {
     match error {
         Error::DockerResponseServerError {
             status_code,

@@ -1,6 +1,6 @@
 //! One Docker Engine, through its API (1.41 and later).
 
-mod answer;
+pub(super) mod answer;
 mod image;
 
 use std::{collections::HashMap, time::Duration};
