@@ -114,6 +114,7 @@ static ENGINE: Noun = Noun {
             "Its kind: `docker`, `swarm` or `simulated`.",
         )
         .filtered()
+        .ordered()
         .grouped(),
         field(
             "endpoint",
