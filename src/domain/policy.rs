@@ -83,6 +83,8 @@ pub enum Action {
     Create,
     Operate,
     Delete,
+    /// Telling how it is, as an agent does of what runs beside it.
+    Report,
 }
 
 /// What it is done to.
@@ -124,7 +126,7 @@ pub fn scope(viewer: Viewer, action: Action, resource: Resource) -> Scope {
             Resource::App | Resource::Region,
         ) => match action {
             Action::Read => Scope::Everything,
-            Action::Create | Action::Operate | Action::Delete => Scope::Nothing,
+            Action::Create | Action::Operate | Action::Delete | Action::Report => Scope::Nothing,
         },
         (
             Viewer::User { id, .. },
@@ -132,8 +134,8 @@ pub fn scope(viewer: Viewer, action: Action, resource: Resource) -> Scope {
         ) => Scope::OwnedBy(id),
         // An agent tells of what runs beside it; it asks for nothing and removes nothing.
         (Viewer::Host { id }, Resource::Container | Resource::Host) => match action {
-            Action::Read | Action::Operate => Scope::OnHost(id),
-            Action::Create | Action::Delete => Scope::Nothing,
+            Action::Read | Action::Report => Scope::OnHost(id),
+            Action::Create | Action::Operate | Action::Delete => Scope::Nothing,
         },
         (
             Viewer::Host { .. } | Viewer::Anonymous,

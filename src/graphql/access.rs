@@ -134,6 +134,7 @@ const OPERATIONS: &[(Root, &str, Access)] = {
         (Mutation, "createRegistrationToken", Whole(Create, Host)),
         (Mutation, "registerHost", Open),
         (Mutation, "heartbeat", OfHost),
+        // An agent changes a container by what it reports, and by nothing else.
         (Mutation, "reportContainer", OfHost),
         (Mutation, "reportCommand", OfHost),
         (Mutation, "rotateHostCredential", OfHost),

@@ -172,9 +172,9 @@ impl ClusterParts {
     }
 }
 
-/// What a cluster has and how much of it is taken.
 pub struct ClusterCapacity(clusters::Use);
 
+/// What a cluster has and how much of it is taken.
 #[Object]
 impl ClusterCapacity {
     /// How many of its hosts are healthy.
@@ -368,8 +368,8 @@ impl ClusterMutation {
         })
     }
 
-    /// Takes no more containers into a cluster and lets those it has finish. An empty one is drained at once. For
-    /// administrators.
+    /// Takes no more containers into a cluster and lets those it has finish. An empty one is drained at once.
+    /// For administrators.
     ///
     /// Errors: `UNAUTHENTICATED`, `FORBIDDEN`, `NOT_FOUND`, `ILLEGAL_STATE` unless it is `ACTIVE`.
     async fn drain_cluster(

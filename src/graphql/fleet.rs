@@ -396,8 +396,8 @@ pub struct FleetMutation;
 
 #[Object]
 impl FleetMutation {
-    /// Adds an app to the catalogue, or changes the one with its slug. Containers there are keep what they were made from. For
-    /// administrators.
+    /// Adds an app to the catalogue, or changes the one with its slug. Containers there are keep what they were made from.
+    /// For administrators.
     ///
     /// Errors: `UNAUTHENTICATED`, `FORBIDDEN`, `BAD_USER_INPUT`.
     async fn put_app(

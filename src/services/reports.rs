@@ -59,7 +59,7 @@ impl Services {
         as_host(viewer)?;
         let id = report.id;
         let mut tx = self.store.begin().await?;
-        let reached = Entity::visible_to(viewer, Action::Operate).filter(Column::Id.eq(id.uuid()));
+        let reached = Entity::visible_to(viewer, Action::Report).filter(Column::Id.eq(id.uuid()));
         reached.one(&tx).await?.ok_or(NONE)?;
         let (_, row) = crate::tasks::locked(&tx, id).await?.ok_or(NONE)?;
         let row = if report.generation < row.generation {

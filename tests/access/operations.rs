@@ -30,7 +30,7 @@ fn expected(operation: &Operation, about: About, who: &Asking, scene: &Scene) ->
     let action = match operation.access {
         Access::Open => Action::Read,
         Access::Reached(action, _) | Access::Whole(action, _) => action,
-        Access::OfHost => Action::Operate,
+        Access::OfHost => Action::Report,
     };
     match about {
         About::Themselves if who.viewer.user().is_none() => Outcome::Empty,
