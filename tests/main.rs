@@ -13,6 +13,7 @@ mod attacks;
 mod chaos;
 mod containers;
 mod docker;
+mod fleet;
 mod lists;
 mod live;
 mod operators;

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -75,6 +78,7 @@ pub struct Simulated {
     faults: Faults,
     instances: Arc<Mutex<BTreeMap<Id<Container>, Simulation>>>,
     happened: broadcast::Sender<Happened>,
+    is_away: AtomicBool,
 }
 
 /// What becomes of a call that was not lost on its way to the engine.
@@ -93,12 +97,25 @@ impl Simulated {
             faults,
             instances: Arc::default(),
             happened: broadcast::Sender::new(256),
+            is_away: AtomicBool::new(false),
         }
     }
 
-    /// Loses an instance behind everybody's back.
+    /// Stops answering, or answers again. What runs goes on.
+    pub fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::SeqCst);
+    }
+
+    /// Loses an instance behind everybody's back, without a word.
     pub fn lose(&self, id: Id<Container>) {
         self.instances().remove(&id);
+    }
+
+    /// Ends an instance as if it had ended by itself, without a word.
+    pub fn end(&self, id: Id<Container>, code: i64) {
+        if let Some(simulation) = self.instances().get_mut(&id) {
+            simulation.instance.status = Status::Exited { code };
+        }
     }
 
     /// Writes a line into an instance's log.
@@ -119,6 +136,9 @@ impl Simulated {
         self.clock
             .sleep(self.entropy.jitter(self.faults.delay))
             .await;
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(lost());
+        }
         let fate = self.entropy.jitter(Duration::from_millis(1000)).as_millis();
         let before = u128::from(self.faults.lost_calls);
         let after = before + u128::from(self.faults.lost_answers);
@@ -244,6 +264,9 @@ impl Provider for Simulated {
     }
 
     async fn ping(&self) -> Result<String, ProviderError> {
+        if self.is_away.load(Ordering::SeqCst) {
+            return Err(lost());
+        }
         Ok("simulated engine in this process".to_owned())
     }
 

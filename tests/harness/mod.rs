@@ -17,7 +17,7 @@ use main_webserver::{
     config::{Settings, Sources},
     domain::{Clock as _, Entropy, Id, Keyring, SystemClock, id},
     providers::{Faults, Providers, Simulated},
-    store::{Store, apps},
+    store::{Store, apps, containers},
 };
 use sea_orm::{ConnectionTrait as _, Database};
 use tempfile::TempDir;
@@ -156,18 +156,39 @@ impl World {
         admin.task_in(&task, "SUCCEEDED").await["result"]["engines"].clone()
     }
 
-    /// Makes a container's last change so many seconds older.
-    pub async fn age(&self, container: &str, seconds: i64) {
-        use main_webserver::store::containers::{Column, Entity};
+    /// Has a client be seen in a container, now.
+    pub async fn ping(&self, container: &str) {
+        self.ping_ago(container, 0).await;
+    }
+
+    /// The same, so many seconds ago.
+    pub async fn ping_ago(&self, container: &str, seconds: i64) {
+        let then = self.store().now() - chrono::TimeDelta::seconds(seconds);
+        self.set(container, containers::Column::LastPingAt, then)
+            .await;
+    }
+
+    async fn set(
+        &self,
+        container: &str,
+        column: containers::Column,
+        at: chrono::DateTime<chrono::Utc>,
+    ) {
         use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, sea_query::Expr};
         let id: Id<id::Container> = Id::parse(container).unwrap();
-        let then = self.store().now() - chrono::TimeDelta::seconds(seconds);
-        Entity::update_many()
-            .col_expr(Column::UpdatedAt, Expr::value(then))
-            .filter(Column::Id.eq(id.uuid()))
+        containers::Entity::update_many()
+            .col_expr(column, Expr::value(at))
+            .filter(containers::Column::Id.eq(id.uuid()))
             .exec(self.store().db())
             .await
             .unwrap();
+    }
+
+    /// Makes a container's last change so many seconds older.
+    pub async fn age(&self, container: &str, seconds: i64) {
+        let then = self.store().now() - chrono::TimeDelta::seconds(seconds);
+        self.set(container, containers::Column::UpdatedAt, then)
+            .await;
     }
 
     pub fn keyring(&self) -> Keyring {
@@ -194,7 +215,13 @@ impl World {
         for role in roles {
             world.add(*role).await;
         }
-        for image in ["missing/app", "exiting/app"] {
+        // A world without parts gets its own later.
+        let images: &[&str] = if roles.is_empty() {
+            &[]
+        } else {
+            &["missing/app", "exiting/app"]
+        };
+        for image in images {
             world.add_app(&image.replace('/', "-"), image).await;
         }
         world
