@@ -40,10 +40,11 @@ pub async fn request(
     key: Option<IdempotencyKey>,
 ) -> Result<(Model, Enqueued), AppError> {
     let row = if row.state()? == ContainerState::Deleting {
-        let known = live.iter().find(|task| task.kind == Input::KIND);
-        if let Some(task) = known {
+        // Looked for again: it may have been added while this transaction waited for the row.
+        let now = tasks::unscoped_live_of(tx, row.id).await?;
+        if let Some(task) = now.into_iter().find(|task| task.kind == Input::KIND) {
             let task = Enqueued {
-                task: task.clone(),
+                task,
                 is_new: false,
             };
             return Ok((row.clone(), task));
