@@ -1,5 +1,7 @@
 //! A real Docker Engine: the conformance suite, containers end to end, and a worker killed in the middle.
 
+mod fleet;
+
 use std::{process::Stdio, sync::Arc};
 
 use main_webserver::providers::Docker;

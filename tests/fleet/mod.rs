@@ -5,5 +5,5 @@ mod clusters;
 mod hosts;
 mod life;
 mod plan;
-mod pools;
+pub mod pools;
 mod reconcile;
