@@ -129,12 +129,7 @@ start_swarm() {
             ip -n "$NET" link set "node$node" master bridge up &&
             ip -n "$NET-$node" addr add "$subnet.$node/24" dev eth0 &&
             ip -n "$NET-$node" link set eth0 up && ip -n "$NET-$node" link set lo up || return 1
-        # Not `ip netns exec`, which hides the control groups.
-        nsenter --net="/run/netns/$NET-$node" unshare --uts sh -c 'hostname "$0" && exec dockerd "$@"' "node$node" \
-            --host "unix://$RUN/$node.sock" --data-root "$RUN/node$node" --exec-root "$RUN/exec$node" \
-            --pidfile "$RUN/node$node.pid" --cgroup-parent "/$NET" >"$RUN/node$node.log" 2>&1 &
-        # A node is killed without a word about it.
-        disown
+        start_node "$node"
     done
     for node in 1 2 3 4; do
         host="unix://$RUN/$node.sock"
@@ -147,10 +142,20 @@ start_swarm() {
         esac >"$RUN/join.log" 2>&1 || { cat "$RUN/join.log"; return 1; }
         [ $node = 1 ] && token="$(docker -H "$host" swarm join-token -q worker)"
     done
-    declare -p NET RUN >"$RUN/fault" && declare -f processes_below processes_of_node fault >>"$RUN/fault" &&
+    declare -p NET RUN >"$RUN/fault" && declare -f start_node processes_below processes_of_node fault >>"$RUN/fault" &&
         echo 'fault "$@"' >>"$RUN/fault" && sed -i '1i #!/usr/bin/env bash' "$RUN/fault" && chmod +x "$RUN/fault"
     export TEST_SWARM_HOSTS="unix://$RUN/1.sock,unix://$RUN/2.sock,unix://$RUN/3.sock"
     export TEST_SWARM_ALONE="unix://$RUN/4.sock" TEST_SWARM_FAULT="$RUN/fault"
+}
+
+start_node() {
+    rm -f "$RUN/node$1.pid"
+    # Not `ip netns exec`, which hides the control groups.
+    nsenter --net="/run/netns/$NET-$1" unshare --uts sh -c 'hostname "$0" && exec dockerd "$@"' "node$1" \
+        --host "unix://$RUN/$1.sock" --data-root "$RUN/node$1" --exec-root "$RUN/exec$1" \
+        --pidfile "$RUN/node$1.pid" --cgroup-parent "/$NET" >>"$RUN/node$1.log" 2>&1 </dev/null &
+    # A node is killed without a word about it.
+    disown
 }
 
 processes_below() {
@@ -164,10 +169,11 @@ processes_of_node() {
     for pid in $(ip netns pids "$NET-$1" 2>/dev/null); do echo "$pid" && processes_below "$pid"; done | sort -u
 }
 
-# fault cut|mend|kill NODE
+# fault cut|mend|kill|start NODE
 fault() {
     case $1 in
         cut) ip -n "$NET" link set "node$2" down ;;
+        start) start_node "$2" ;;
         mend) ip -n "$NET" link set "node$2" up ;;
         kill)
             # What watches over a container leaves its socket behind.
@@ -250,7 +256,7 @@ part_docker() {
 }
 
 part_swarm() {
-    start_swarm || return 3
+    start_servers && start_swarm || return 3
     # One at a time: a node that is lost is lost to all.
     cargo nextest run --locked --no-fail-fast --ignore-default-filter -j 1 --success-output immediate -E 'test(/^swarm::/)'
 }

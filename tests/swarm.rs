@@ -1,5 +1,7 @@
 //! Real swarms: the conformance suite on one node, and three nodes of which one is cut off and one is killed.
 
+mod service;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     process::Stdio,
@@ -63,6 +65,27 @@ async fn docker(host: &str, arguments: &[&str]) -> String {
 /// Does something to the node of a number, from 1: `cut`, `mend`, `kill`.
 async fn fault(what: &str, number: usize) {
     run(&required("TEST_SWARM_FAULT"), &[what, &number.to_string()]).await;
+}
+
+/// Starts a killed node again.
+pub async fn start(number: usize) {
+    let id = restarted(number).await;
+    healthy_within(&*swarm().await, &id, NodeHealth::Ready).await;
+}
+
+async fn restarted(number: usize) -> String {
+    fault("start", number).await;
+    until_within(MISSED, "the engine answers", async || {
+        let host = &hosts()[number - 1];
+        let told = Command::new("docker")
+            .args(["-H", host, "info", "--format", "{{.Swarm.NodeID}}"])
+            .stderr(Stdio::null())
+            .output();
+        let told = told.await.unwrap();
+        let id = String::from_utf8(told.stdout).unwrap().trim().to_owned();
+        (told.status.success() && !id.is_empty()).then_some(id)
+    })
+    .await
 }
 
 /// The id a node has in the swarm.
@@ -246,6 +269,7 @@ async fn nodes_are_lost_and_what_they_had_is_placed_anew() {
     lose(&swarm, &made, "kill", 3).await;
     // A node that does not answer holds no removal up.
     remove_all(&swarm, &made).await;
+    start(3).await;
 }
 
 #[tokio::test]

@@ -137,7 +137,7 @@ async fn remove(keeper: &Keeper, engine: &Engine, finding: &Finding) -> Result<b
 /// Marks a container as failed when it has ended by itself, and removes what is left of it.
 ///
 /// Two workers that notice at once do no harm: the row changes once.
-pub async fn fail(keeper: &Keeper, engine: &Engine, id: Id<Container>) -> Result<bool, ActError> {
+async fn fail(keeper: &Keeper, engine: &Engine, id: Id<Container>) -> Result<bool, ActError> {
     let status = engine.inspect(id).await?.map(|instance| instance.status);
     let Some(Status::Exited { code }) = status else {
         return Ok(false);

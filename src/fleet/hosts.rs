@@ -1,8 +1,11 @@
 //! Looks after hosts: those with an agent by its silence, the others by what their engine says of its nodes.
 
+use std::collections::{HashMap, HashSet};
+
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::ActiveValue::Set;
 use serde_json::json;
+use uuid::Uuid;
 
 use super::{Keeper, unless_overtaken};
 use crate::{
@@ -14,7 +17,7 @@ use crate::{
     error::StoreError,
     providers::{Address, Node, NodeHealth, has_nodes},
     store::{
-        audit,
+        Store, audit,
         clusters::{self, Model as Cluster},
         containers::{self, Place},
         hosts::{self, ActiveModel, Model, NewHost},
@@ -24,6 +27,23 @@ use crate::{
 
 /// How often it is written down that an engine's node is well.
 const FRESH: TimeDelta = TimeDelta::seconds(5);
+
+/// The hosts nobody hears of, and all by what their engines call them.
+pub async fn known_hosts(
+    store: &Store,
+) -> Result<(HashSet<Uuid>, HashMap<String, Uuid>), StoreError> {
+    let (mut silent, mut nodes) = (HashSet::new(), HashMap::new());
+    for host in hosts::unscoped_every(store.db()).await? {
+        match host.status()? {
+            HostStatus::Stale | HostStatus::Dead => {
+                silent.insert(host.id);
+            }
+            HostStatus::Registered | HostStatus::Healthy | HostStatus::Draining => {}
+        }
+        nodes.insert(host.instance_id, host.id);
+    }
+    Ok((silent, nodes))
+}
 
 /// Takes over what engines of several machines say of these.
 pub async fn ask_engines(keeper: &Keeper) -> Result<(), StoreError> {

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use chrono::TimeDelta;
 use futures_util::StreamExt as _;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -9,13 +10,15 @@ use tokio_util::{
 };
 
 use super::{
-    Action, Engine, Finding, Keeper, Kind,
-    act::{ActError, act, fail},
+    Action, Engine, Keeper, Seen,
+    act::{ActError, act},
     addresses,
+    hosts::known_hosts,
+    plan,
 };
 use crate::{
     domain::{Id, container::ContainerState, id::Container},
-    providers::{Address, Status},
+    providers::Address,
     store::{containers, tasks},
     tasks::create_container::{address_of, topic},
 };
@@ -78,35 +81,49 @@ async fn listen(keeper: Keeper, address: Address, engine: Engine) {
     }
 }
 
-/// Looks at one container that something happened to.
+/// Looks at one container that something happened to, and does what the look at its whole engine would do.
 async fn look(
     keeper: &Keeper,
     address: &Address,
     engine: &Engine,
     id: Id<Container>,
 ) -> Result<(), ActError> {
-    let row = containers::unscoped_by_id(keeper.store.db(), id).await?;
+    let store = &keeper.store;
+    let row = containers::unscoped_by_id(store.db(), id).await?;
     let Some(row) = row.filter(|row| address_of(row).as_ref() == Some(address)) else {
         return Ok(());
     };
-    let state = row.state()?;
-    if !matches!(state, ContainerState::Running | ContainerState::Draining) {
-        return Ok(());
+    match row.state()? {
+        ContainerState::Running | ContainerState::Draining | ContainerState::Unknown => {}
+        // These have a task of their own, or are over.
+        ContainerState::Requested
+        | ContainerState::Creating
+        | ContainerState::Stopped
+        | ContainerState::Deleting
+        | ContainerState::Deleted
+        | ContainerState::Failed => return Ok(()),
     }
-    match engine.inspect(id).await? {
-        Some(instance) if matches!(instance.status, Status::Exited { .. }) => {
-            fail(keeper, engine, id).await?;
+    let instance = engine.inspect(id).await?;
+    let (silent, nodes) = known_hosts(store).await?;
+    let seen = Seen {
+        address,
+        deployment: &keeper.deployment,
+        now: store.now(),
+        rows: std::slice::from_ref(&row),
+        others: &[],
+        instances: instance.as_slice(),
+        silent: &silent,
+        nodes: &nodes,
+        orphans: &HashMap::new(),
+        grace: keeper.care.orphan_grace,
+        settle: TimeDelta::zero(),
+        is_whole: true,
+    };
+    for finding in plan(&seen)? {
+        // That it has failed is no guess.
+        if keeper.mends() || finding.action == Action::Fail {
+            act(keeper, engine, &finding, instance.as_ref(), &nodes).await?;
         }
-        None if state == ContainerState::Running && keeper.mends() => {
-            let finding = Finding {
-                container_id: id,
-                kind: Kind::Vanished,
-                action: Action::Recreate,
-                detail: "its engine has it no more".to_owned(),
-            };
-            act(keeper, engine, &finding, None, &HashMap::new()).await?;
-        }
-        Some(_) | None => {}
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::{
     tasks::create_container::address_of,
 };
 
-/// How long a row is left to whoever changed it last.
+/// How long a row is left to whoever changed it last, where the engine was asked for all it has.
 pub const SETTLE: TimeDelta = TimeDelta::seconds(5);
 /// How long something that has ended is left to its own task.
 const LEFT: TimeDelta = TimeDelta::seconds(15);
@@ -95,6 +95,8 @@ pub struct Seen<'a> {
     /// When an orphan was first seen, and how long one is left.
     pub orphans: &'a HashMap<Id<Container>, DateTime<Utc>>,
     pub grace: TimeDelta,
+    /// How long a row is left to whoever changed it last.
+    pub settle: TimeDelta,
     /// Whether what is not there is gone; not so on an engine of which others see nothing.
     pub is_whole: bool,
 }
@@ -175,7 +177,7 @@ fn elsewhere(seen: &Seen<'_>, row: &Model) -> Result<Found, StoreError> {
         }),
         // It may be on its way here.
         S::Requested | S::Creating | S::Deleting => None,
-        S::Running | S::Draining | S::Stopped | S::Unknown if age >= SETTLE => {
+        S::Running | S::Draining | S::Stopped | S::Unknown if age >= seen.settle => {
             let place = address_of(row).map_or_else(|| "nowhere".to_owned(), |at| at.to_string());
             Some((
                 Kind::Outdated,
@@ -250,7 +252,7 @@ fn has_moved(seen: &Seen<'_>, row: &Model, instance: &Instance) -> bool {
 /// About a row the engine has nothing of.
 fn missing(seen: &Seen<'_>, row: &Model) -> Result<Option<(Action, String)>, StoreError> {
     use ContainerState as S;
-    let is_settled = seen.now - row.updated_at >= SETTLE;
+    let is_settled = seen.now - row.updated_at >= seen.settle;
     let is_silent = row.host_id.is_some_and(|host| seen.silent.contains(&host));
     if !is_settled || is_silent {
         return Ok(None);

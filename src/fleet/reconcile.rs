@@ -14,17 +14,20 @@ use uuid::Uuid;
 use super::{
     Action, Engine, Finding, Keeper, Kind, Mode, Seen,
     act::{ActError, act},
-    addresses, plan,
+    addresses,
+    hosts::known_hosts,
+    plan,
+    plan::SETTLE,
 };
 use crate::{
-    domain::{Id, host::HostStatus, id::Container, task::backoff_ceiling},
+    domain::{Id, id::Container, task::backoff_ceiling},
     error::StoreError,
     providers::{Address, Instance},
     queue::{Run, TaskError, TaskKind},
     store::{
         containers,
         engines::{self, EngineState, Look},
-        hosts, workers,
+        workers,
     },
     tasks::reconcile::Input,
 };
@@ -194,18 +197,7 @@ impl Reconciler {
             .map(|instance| instance.container.uuid())
             .filter(|id| !here.contains(id));
         let others = containers::unscoped_by_ids(store.db(), rest.collect()).await?;
-        let hosts = hosts::unscoped_every(store.db()).await?;
-        let mut silent = HashSet::new();
-        let mut nodes = HashMap::new();
-        for host in hosts {
-            match host.status()? {
-                HostStatus::Stale | HostStatus::Dead => {
-                    silent.insert(host.id);
-                }
-                HostStatus::Registered | HostStatus::Healthy | HostStatus::Draining => {}
-            }
-            nodes.insert(host.instance_id, host.id);
-        }
+        let (silent, nodes) = known_hosts(store).await?;
         let now = store.now();
         let seen = Seen {
             address,
@@ -218,6 +210,7 @@ impl Reconciler {
             nodes: &nodes,
             orphans: &self.orphans,
             grace: self.keeper.care.orphan_grace,
+            settle: SETTLE,
             is_whole: !engine.is_private() || workers::count(store, HEARD).await? <= 1,
         };
         let findings = plan(&seen)?;

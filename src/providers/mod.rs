@@ -106,8 +106,22 @@ pub struct Node {
     /// Bytes.
     pub memory_bytes: i64,
     pub health: NodeHealth,
-    /// The clusters it serves, by its label; every cluster when there is none.
+    /// The cluster it is kept for, by its label.
     pub cluster: Option<String>,
+}
+
+impl Node {
+    /// Those that serve a cluster: the ones kept for it, or where there are none, the ones kept for nobody.
+    pub fn serving<'a>(nodes: &'a [Self], cluster: &str) -> Vec<&'a Self> {
+        let of = |label: Option<&str>| {
+            let of = |node: &&Self| node.cluster.as_deref() == label;
+            nodes.iter().filter(of).collect::<Vec<_>>()
+        };
+        match of(Some(cluster)) {
+            kept if kept.is_empty() => of(None),
+            kept => kept,
+        }
+    }
 }
 
 /// How a node is.

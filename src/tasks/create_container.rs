@@ -179,7 +179,7 @@ impl CreateContainer {
         }
         let (row, provider) = self.begin(row, run).await?;
         self.0.keep_rate(provider.name(), run).await?;
-        let spec = self.spec(&row).await?;
+        let spec = self.spec(&row, &*provider).await?;
         if row.handle.is_none() {
             prepare(&*provider, &spec.image, run).await?;
             run.check_stop()?;
@@ -248,7 +248,7 @@ impl CreateContainer {
         }
     }
 
-    async fn spec(&self, row: &Model) -> Result<Spec, TaskError> {
+    async fn spec(&self, row: &Model, provider: &dyn Provider) -> Result<Spec, TaskError> {
         let app = apps::unscoped_by_id(self.0.store.db(), Id::new(row.app_id))
             .await?
             .ok_or_else(gone)?;
@@ -256,11 +256,19 @@ impl CreateContainer {
             Some(id) => clusters::unscoped_by_id(self.0.store.db(), Id::new(id)).await?,
             None => None,
         };
+        // Only where machines are kept for the cluster it must not run on others.
+        let mut kept = None;
+        if let (Some(cluster), Some(nodes)) = (cluster, provider.nodes().await?) {
+            let label = Some(&cluster.name);
+            if nodes.iter().any(|node| node.cluster.as_ref() == label) {
+                kept = Some(cluster.name);
+            }
+        }
         Ok(Spec {
             container: row.id(),
             generation: row.generation,
             deployment: self.0.keyring.deployment(),
-            cluster: cluster.map(|cluster| cluster.name),
+            cluster: kept,
             image: row.image.clone().unwrap_or(app.image),
             command: app.command.0,
             env: vec![

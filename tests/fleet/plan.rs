@@ -95,6 +95,7 @@ fn planned_with(
         nodes: &HashMap::from([("n".to_owned(), HOST)]),
         orphans: &old,
         grace: TimeDelta::seconds(60),
+        settle: TimeDelta::seconds(5),
         is_whole,
     };
     let findings = plan(&seen).unwrap();
