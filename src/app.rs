@@ -287,6 +287,8 @@ impl App {
         let sweeper = Sweeper::new(dispatcher, clock, worker.id, Some(upkeep));
         let stop = self.intake.clone();
         self.frontline.spawn(worker.run(stop.clone()));
+        self.frontline
+            .spawn(keeper.clone().bring_logs(me, stop.clone()));
         self.frontline.spawn(keeper.clone().keep(me, stop));
         self.background.spawn(keeper.listen(self.relay.clone()));
         self.background.spawn(sweeper.run(self.relay.clone()));

@@ -107,6 +107,8 @@ impl MigrationTrait for Migration {
             .await?;
         }
         for table in [
+            "container_log",
+            "log_interest",
             "engine",
             "audit_event",
             "host_command",
@@ -134,7 +136,7 @@ fn references(
         .to_owned()
 }
 
-fn tables() -> [TableCreateStatement; 7] {
+fn tables() -> [TableCreateStatement; 9] {
     [
         Table::create()
             .table("cluster")
@@ -265,6 +267,25 @@ fn tables() -> [TableCreateStatement; 7] {
                     .col("provider")
                     .col("endpoint"),
             )
+            .to_owned(),
+        // Who wants to read a container's log, and which worker brings it.
+        Table::create()
+            .table("log_interest")
+            .col(uuid("container_id").primary_key())
+            .col(timestamp_with_time_zone("until"))
+            .col(uuid_null("holder"))
+            .col(timestamp_with_time_zone_null("held_until"))
+            .col(boolean("followed"))
+            .to_owned(),
+        // Numbered by whoever brings them, so that two that bring at once collide.
+        Table::create()
+            .table("container_log")
+            .col(uuid("container_id"))
+            .col(big_integer("line"))
+            .col(timestamp_with_time_zone("at"))
+            .col(boolean("is_error"))
+            .col(text("message"))
+            .primary_key(Index::create().col("container_id").col("line"))
             .to_owned(),
     ]
 }

@@ -11,6 +11,7 @@ pub enum Table {
     AuditEvent,
     Cluster,
     Container,
+    ContainerLog,
     Engine,
     Host,
     HostCommand,

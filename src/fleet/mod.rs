@@ -9,6 +9,7 @@ mod engines;
 mod expiry;
 mod hosts;
 mod listen;
+mod logs;
 mod plan;
 mod reconcile;
 
@@ -73,6 +74,11 @@ impl Keeper {
     /// Listens to every engine there is, until `stop`.
     pub async fn listen(self, stop: CancellationToken) {
         listen::run(self, stop).await;
+    }
+
+    /// Brings what containers write to those who want to read it, until `stop`.
+    pub async fn bring_logs(self, me: Uuid, stop: CancellationToken) {
+        logs::run(self, me, stop).await;
     }
 
     /// Looks after the fleet while it leads, until `stop`; then gives the lead back.

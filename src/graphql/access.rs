@@ -113,6 +113,7 @@ const OPERATIONS: &[(Root, &str, Access)] = {
         (Query, "nodes", Open),
         (Query, "viewer", Open),
         (Query, "protocolInfo", Reached(Read, Container)),
+        (Query, "containerLogs", Reached(Read, Container)),
         (Query, "queue", Whole(Read, Queue)),
         (Query, "workers", Whole(Read, Worker)),
         (Mutation, "signUp", Open),
@@ -157,6 +158,7 @@ const OPERATIONS: &[(Root, &str, Access)] = {
         (Mutation, "putSchedule", Whole(Create, Schedule)),
         (Mutation, "deleteSchedule", Whole(Delete, Schedule)),
         (Subscription, "node", Open),
+        (Subscription, "containerLogAdded", Reached(Read, Container)),
         (Subscription, "containerUpdated", Reached(Read, Container)),
         (Subscription, "hostCommands", OfHost),
         (Subscription, "taskUpdated", Reached(Read, Task)),
@@ -199,6 +201,7 @@ pub const TYPES: &[(&str, Audience)] = &[
     // Shown.
     ("AssignContainerPayload", Everyone),
     ("ClusterCapacity", Admins),
+    ("ContainerLogLine", Everyone),
     ("ClusterTaskPayload", Admins),
     ("CreateRegistrationTokenPayload", Admins),
     ("DrainContainerPayload", Everyone),

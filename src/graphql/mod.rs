@@ -8,6 +8,7 @@ mod app;
 mod archived_task;
 mod cluster;
 mod container;
+mod container_log;
 pub mod error;
 mod fleet;
 pub mod follow;
@@ -44,6 +45,7 @@ pub struct Query(
     list::lists::Lists,
     account::AccountQuery,
     container::ContainerQuery,
+    container_log::ContainerLogQuery,
     queue::QueueQuery,
 );
 
@@ -65,6 +67,7 @@ pub struct Mutation(
 pub struct Subscription(
     list::live::LiveLists,
     container::ContainerSubscription,
+    container_log::ContainerLogSubscription,
     host::HostSubscription,
     task::TaskSubscription,
 );

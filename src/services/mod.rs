@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod admission;
 pub mod catalogue;
 pub mod clusters;
+pub mod container_logs;
 pub mod containers;
 pub mod hosts;
 pub mod queue;

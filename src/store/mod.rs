@@ -11,6 +11,7 @@ pub mod audit;
 pub mod batch;
 pub mod clusters;
 pub mod connection;
+pub mod container_logs;
 pub mod containers;
 pub mod engines;
 pub mod host_commands;

@@ -173,6 +173,16 @@ const BY_HAND: &[(&str, &str, About)] = {
             "(input: {id: \"$SPARE_HOST\"}) { host { id } }",
             Row(Host, NotFound),
         ),
+        (
+            "containerLogs",
+            "(id: \"$Container\", last: 10) { message isError }",
+            Row(Container, NotFound),
+        ),
+        (
+            "containerLogAdded",
+            "(id: \"$Container\") { cursor message }",
+            Row(Container, NotFound),
+        ),
         ("hostCommands", "{ id command argument }", Nothing),
         (
             "reconcile",

@@ -4,6 +4,7 @@
 mod clusters;
 mod hosts;
 mod life;
+mod logs;
 mod plan;
 pub mod pools;
 mod reconcile;

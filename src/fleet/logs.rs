@@ -1,0 +1,148 @@
+//! Brings what containers write to those who want to read it, while they do.
+
+use std::{collections::HashMap, time::Duration};
+
+use chrono::TimeDelta;
+use futures_util::StreamExt as _;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+use uuid::Uuid;
+
+use super::Keeper;
+use crate::{
+    domain::{Id, id::Container},
+    error::StoreError,
+    providers::{Line, Provider},
+    store::{
+        container_logs::{self, NewLine},
+        containers,
+    },
+    tasks::create_container::address_of,
+};
+
+/// Time between two looks at what is wanted.
+const TICK: Duration = Duration::from_millis(500);
+/// How long a silent worker keeps the bringing to itself.
+const LEASE: Duration = Duration::from_secs(10);
+/// Lines from before the bringing began.
+const TAIL: u32 = 1000;
+/// Most lines written at once.
+const BATCH: usize = 500;
+/// A log that has said nothing for so long has been read to its present end.
+const QUIET: Duration = Duration::from_millis(200);
+/// Pause before a container that has no log now is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long lines nobody wants stay.
+const SILENCE: TimeDelta = TimeDelta::seconds(120);
+
+/// Brings what is wanted and what no other worker brings, until `stop`.
+pub async fn run(keeper: Keeper, me: Uuid, stop: CancellationToken) {
+    let mut brought: HashMap<Id<Container>, DropGuard> = HashMap::new();
+    let bringing = TaskTracker::new();
+    while !stop.is_cancelled() {
+        match container_logs::hold(&keeper.store, me, LEASE).await {
+            Ok(held) => {
+                brought.retain(|container, _| held.contains(container));
+                for container in held {
+                    brought.entry(container).or_insert_with(|| {
+                        let stop = stop.child_token();
+                        let until = stop.clone();
+                        let bring = bring(keeper.clone(), me, container);
+                        bringing.spawn(async move { until.run_until_cancelled(bring).await });
+                        stop.drop_guard()
+                    });
+                }
+                if let Err(error) = container_logs::forget(&keeper.store, SILENCE).await {
+                    tracing::debug!(%error, "old lines stay a while longer");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "nobody can be asked what is wanted"),
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = keeper.store.clock.sleep(TICK) => {}
+        }
+    }
+    drop(brought);
+    bringing.close();
+    bringing.wait().await;
+}
+
+/// Brings one container's lines until it is dropped, whatever becomes of its engine's connection and of the container.
+async fn bring(keeper: Keeper, me: Uuid, container: Id<Container>) {
+    loop {
+        match bring_once(&keeper, me, container).await {
+            Ok(()) => {}
+            // Another does; this worker is told so at its next look.
+            Err(StoreError::LeaseLost) => return,
+            Err(error) => tracing::debug!(%error, %container, "its log is not brought for now"),
+        }
+        keeper.store.clock.sleep(AGAIN).await;
+    }
+}
+
+async fn bring_once(keeper: &Keeper, me: Uuid, container: Id<Container>) -> Result<(), StoreError> {
+    let store = &keeper.store;
+    let row = containers::unscoped_by_id(store.db(), container).await?;
+    let address = row.as_ref().and_then(address_of);
+    let engine = address.and_then(|address| keeper.providers.at(&address));
+    let Some(engine) = engine else {
+        return container_logs::caught_up(store, container, me).await;
+    };
+    // The version of the API is agreed on before the log is asked for.
+    if engine.ping().await.is_ok() {
+        follow(keeper, me, container, &*engine).await?;
+    }
+    Ok(())
+}
+
+async fn follow(
+    keeper: &Keeper,
+    me: Uuid,
+    container: Id<Container>,
+    engine: &dyn Provider,
+) -> Result<(), StoreError> {
+    let store = &keeper.store;
+    let newest = container_logs::newest(store, container).await?;
+    // What is here already has been brought before, by this worker or another.
+    let known = newest.as_ref().map(|line| line.at);
+    let mut number = newest.map_or(0, |line| line.line);
+    let mut has_caught_up = false;
+    let mut lines = engine.follow(container, TAIL).ready_chunks(BATCH);
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            chunk = lines.next() => chunk,
+            () = store.clock.sleep(QUIET), if !has_caught_up => {
+                has_caught_up = true;
+                container_logs::caught_up(store, container, me).await?;
+                continue;
+            }
+        };
+        let Some(chunk) = chunk else {
+            if !has_caught_up {
+                container_logs::caught_up(store, container, me).await?;
+            }
+            return Ok(());
+        };
+        let new = |line: &Line| {
+            line.at
+                .is_none_or(|at| known.is_none_or(|known| at > known))
+        };
+        let new: Vec<NewLine> = chunk
+            .into_iter()
+            .filter(new)
+            .map(|line| NewLine {
+                at: line.at.unwrap_or_else(|| store.now()),
+                is_error: line.is_error,
+                message: line.text.replace('\0', "\u{fffd}"),
+            })
+            .collect();
+        if !new.is_empty() {
+            number = container_logs::append(store, container, number, new).await?;
+        }
+    }
+}
