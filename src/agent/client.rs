@@ -115,7 +115,8 @@ impl Client {
         credential: Option<&Secret>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, Ended> {
-        let open = tokio::time::timeout(CONNECT, open(address, credential));
+        // Boxed, because what makes a connection is much larger than what keeps it.
+        let open = tokio::time::timeout(CONNECT, Box::pin(open(address, credential)));
         let stream = open
             .await
             .map_err(|_| Ended::Broken(format!("no connection in {} s", CONNECT.as_secs())))??;

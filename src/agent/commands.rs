@@ -98,7 +98,7 @@ impl Commands {
             };
             tracing::info!(
                 id = command.id,
-                command = command.command,
+                command = command.what,
                 argument = command.argument,
                 "told to"
             );
@@ -146,7 +146,7 @@ impl Commands {
 
 /// What came of it, in words for people either way.
 async fn perform(engine: &Docker, command: &Command) -> Result<String, String> {
-    let done = match (command.command.as_str(), &command.argument) {
+    let done = match (command.what.as_str(), &command.argument) {
         ("PULL_IMAGE", Some(image)) => pull(engine, image).await,
         ("PRUNE_IMAGES", _) => engine.prune_images().await,
         ("DIAGNOSE", _) => engine.diagnose().await,
@@ -172,7 +172,7 @@ mod tests {
     fn command(id: usize) -> Command {
         Command {
             id: id.to_string(),
-            command: "DIAGNOSE".to_owned(),
+            what: "DIAGNOSE".to_owned(),
             argument: None,
         }
     }

@@ -59,13 +59,15 @@ pub struct Heard {
 pub struct HostNow {
     pub id: String,
     pub status: String,
+    /// The number of the newest that counted.
     pub heartbeat: i64,
 }
 
 #[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Command {
     pub id: String,
-    pub command: String,
+    #[serde(rename = "command")]
+    pub what: String,
     pub argument: Option<String>,
 }
 
@@ -79,11 +81,9 @@ pub struct ContainerNow {
     pub state: String,
 }
 
+/// An answer that says nothing but that it is one.
 #[derive(Deserialize)]
-pub struct Taken {
-    #[expect(dead_code, reason = "it says nothing but that there is an answer")]
-    ok: bool,
-}
+pub struct Taken {}
 
 #[derive(Deserialize)]
 pub struct Rotated {
