@@ -31,11 +31,14 @@ pub async fn admin(serve: &Process) -> Person {
 
 /// What an administrator sees of a host.
 pub async fn host(admin: &Person, id: &str) -> Value {
-    let query = format!(
+    admin.ask(&host_query(id)).await.ok("/host")
+}
+
+fn host_query(id: &str) -> String {
+    format!(
         "{{ host(id: \"{id}\") {{ status heartbeat instanceId agentVersion cpuMillis cpuUsedMillis memoryMebibytes \
             memoryAvailableMebibytes containers }} }}"
-    );
-    admin.ask(&query).await.ok("/host")
+    )
 }
 
 /// Waits until a host has this status.
@@ -48,7 +51,7 @@ pub async fn host_in(admin: &Person, id: &str, status: &str) -> Value {
 }
 
 /// Waits until a host was heard of since.
-async fn heard_after(admin: &Person, id: &str, number: i64) -> i64 {
+pub async fn heard_after(admin: &Person, id: &str, number: i64) -> i64 {
     until("it is heard of", async || {
         let newest = host(admin, id).await["heartbeat"].as_i64()?;
         (newest > number).then_some(newest)
@@ -314,5 +317,30 @@ async fn an_agent_says_what_it_lacks() {
     let in_time = tokio::time::timeout(PATIENCE, output_of(unwritable)).await;
     let (code, _, said) = in_time.unwrap();
     assert!(code == 1 && said.contains("/proc/no/such/folder"), "{said}");
+    ground.clear().await;
+}
+
+#[tokio::test]
+async fn an_agent_is_understood_where_only_known_operations_are() {
+    let ground = ground().await.with("PORT", &free_port().to_string());
+    let serve = Process::start(&ground, "serve").await;
+    let admin = admin(&serve).await;
+    let cluster = fleet::cluster(&admin, "closed", "us-east-1").await;
+    let token = fleet::invitation(&admin, &cluster).await;
+    let machine = Machine::without_engine(&ground, serve.address.unwrap(), "machine-1");
+    let agent = machine.start(&ground, Some(&token)).await;
+    let id = machine.agent().email;
+    serve.kill().await;
+    let file = ground.folder().join("operations.json");
+    let operations = json!({ "host": host_query(&id) });
+    std::fs::write(&file, operations.to_string()).unwrap();
+    let ground = ground
+        .with("PERSISTED_OPERATIONS", &file.display().to_string())
+        .with("PERSISTED_ONLY", "on");
+    let serve = Process::start(&ground, "serve").await;
+    assert_eq!(admin.ask("{ viewer { id } }").await.code(), "FORBIDDEN");
+    let number = host(&admin, &id).await["heartbeat"].as_i64().unwrap();
+    heard_after(&admin, &id, number).await;
+    drop((agent, serve));
     ground.clear().await;
 }

@@ -29,6 +29,7 @@ use commands::Commands;
 use containers::Known;
 use credential::CredentialFile;
 use machine::Gauge;
+pub use operations::TEXTS;
 use operations::{REGISTER, ROTATE, Registered, Rotated};
 use serde_json::json;
 use tokio::sync::Notify;

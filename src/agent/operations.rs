@@ -40,6 +40,16 @@ pub const COMMANDS: Operation = Operation {
     field: "hostCommands",
 };
 
+/// Everything an agent sends, for servers that execute nothing but what they know.
+pub const TEXTS: [&str; 6] = [
+    REGISTER.text,
+    HEARTBEAT.text,
+    REPORT_CONTAINER.text,
+    REPORT_COMMAND.text,
+    ROTATE.text,
+    COMMANDS.text,
+];
+
 #[derive(Deserialize)]
 pub struct Registered {
     pub credential: String,

@@ -158,6 +158,41 @@ async fn an_ended_agents_containers_leave_and_then_its_host_is_dead() {
     ground.clear().await;
 }
 
+#[tokio::test]
+async fn an_engine_that_comes_later_is_found_and_told_of() {
+    let ground = ground().await;
+    let serve = Process::start(&ground, "serve").await;
+    let admin = admin(&serve).await;
+    let input = json!({ "name": "late", "region": "us-east-1", "provider": "docker" });
+    let cluster = fleet::cluster_with(&admin, input).await;
+    let token = fleet::invitation(&admin, &cluster).await;
+    let socket = ground.folder().join("engine.sock");
+    let engine = format!("unix://{}", socket.display());
+    let machine = Machine::with_engine(&ground, serve.address.unwrap(), "machine-1", &engine);
+    let agent = machine.start(&ground, Some(&token)).await;
+    let id = machine.agent().email;
+    let ada = serve.person().sign_up("ada").await;
+    let container = running(&ada).await;
+    let number = host(&admin, &id).await["heartbeat"].as_i64().unwrap();
+    agent::heard_after(&admin, &id, number + 2).await;
+    assert_eq!(host(&admin, &id).await["containers"], 0);
+
+    let real = required("TEST_DOCKER_HOST");
+    std::os::unix::fs::symlink(real.strip_prefix("unix://").unwrap(), &socket).unwrap();
+    until("the host counts it", async || {
+        (host(&admin, &id).await["containers"].as_i64()? >= 1).then_some(())
+    })
+    .await;
+    let log = machine.log();
+    for line in ["the engine does not answer", "the engine answers again"] {
+        assert_eq!(log.matches(line).count(), 1, "{line}: {log}");
+    }
+    ada.delete(&container).await;
+    ada.container_in(&container, "DELETED").await;
+    drop((agent, serve));
+    ground.clear().await;
+}
+
 async fn command(admin: &Person, cluster: &str, command: &str, image: Option<&str>) -> String {
     const SEND: &str = "mutation($input: SendClusterCommandInput!) { sendClusterCommand(input: $input) { task { id } } }";
     let input = json!({ "id": cluster, "command": command, "argument": image });
