@@ -163,7 +163,7 @@ impl Agent {
         (self.say)(&format!("  server    {}", self.options.server));
         let engine = self.engine.ping().await;
         let engine =
-            engine.unwrap_or_else(|error| format!("{error}; it is looked for until it does"));
+            engine.unwrap_or_else(|error| format!("{error}; it is tried again until it answers"));
         (self.say)(&format!("  engine    {engine}"));
         // The one of several providers of cryptography a build may have; a second agent in the process finds it set.
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -79,7 +79,7 @@ fn settings_help() -> String {
 /// Runs the command of this process' arguments.
 pub async fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    match perform(arguments).await {
+    match Box::pin(perform(arguments)).await {
         Ok(code) => code,
         Err(error) => {
             say_error(&error);
@@ -100,7 +100,7 @@ async fn perform(arguments: Arguments) -> Result<ExitCode, StartError> {
         Commands::Serve => serve::run(&settings, Role::WebAndWorker).await,
         Commands::Web => serve::run(&settings, Role::Web).await,
         Commands::Worker => serve::run(&settings, Role::Worker).await,
-        Commands::Agent(arguments) => Box::pin(agent::run(&settings, arguments)).await,
+        Commands::Agent(arguments) => agent::run(&settings, arguments).await,
         Commands::Migrate { action } => migrate::run(&settings, action).await,
         Commands::User { action } => user::run(&settings, action).await,
         Commands::Doctor => Ok(doctor::run(&settings).await),
