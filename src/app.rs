@@ -136,7 +136,8 @@ impl App {
         let operations = match &settings.persisted_operations {
             Some(path) => Operations::load(path, settings.persisted_only)?,
             None => Operations::default(),
-        };
+        }
+        .with(&crate::agent::TEXTS);
         // The port first: the likeliest thing to be wrong, and nothing has been touched yet.
         let bound = match role {
             Role::WebAndWorker | Role::Web => Some(bind(settings, settings.port).await?),

@@ -14,6 +14,8 @@
 //! | an engine | `providers/<engine>.rs`, a line in [`providers::from_settings`] and in `tests/providers.rs` |
 //! | a setting | a field of [`config::Settings`] and its line in [`config::KEYS`] |
 
+// What runs on a host and talks for it to the server.
+pub mod agent;
 // Built once from settings and seams; started as web, worker or both; stopped in order.
 pub mod app;
 // Who somebody is. What they may do is `domain::policy`.

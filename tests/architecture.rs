@@ -12,6 +12,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("store", &["domain", "error", "config"]),
     ("live", &["domain", "error", "store", "config", "redis"]),
     ("providers", &["domain", "config"]),
+    ("agent", &["domain", "error", "config", "providers"]),
     (
         "queue",
         &[

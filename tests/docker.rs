@@ -1,4 +1,6 @@
-//! A real Docker Engine: the conformance suite, containers end to end, and a worker killed in the middle.
+//! A real Docker Engine: the conformance suite, containers end to end, a worker killed in the middle, and an agent.
+
+mod agent;
 
 mod fleet;
 

@@ -8,6 +8,7 @@ mod harness;
 
 mod access;
 mod accounts;
+mod agent;
 mod architecture;
 mod attacks;
 mod chaos;

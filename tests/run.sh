@@ -7,7 +7,7 @@
 #   simulation ten thousand seeded worlds of the task engine, with everything going wrong in them
 #   processes  real processes on PostgreSQL and Redis: kills, flushes, outages, bad settings
 #   chaos      one fault after the other under load: what is lost, what is done twice, how long recovery takes
-#   docker     a real Docker engine: conformance, containers end to end, a killed worker
+#   docker     a real Docker engine: conformance, containers end to end, a killed worker, an agent beside it
 #   swarm      real swarms: conformance on one node, and three nodes of which one is cut off and one is killed
 #   doc        documentation tests and the documentation itself
 #   browser    the console in Chromium, and client libraries

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand that does more than start.
 
+mod agent;
 mod doctor;
 mod migrate;
 mod serve;
@@ -42,6 +43,8 @@ enum Commands {
     Web,
     /// Starts a worker alone; needs `REDIS_URL`.
     Worker,
+    /// Runs on a host beside its Docker engine: tells the server of it and of its containers.
+    Agent(agent::Arguments),
     /// Changes or shows the state of the database's tables.
     Migrate {
         #[command(subcommand)]
@@ -76,7 +79,7 @@ fn settings_help() -> String {
 /// Runs the command of this process' arguments.
 pub async fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    match perform(arguments).await {
+    match Box::pin(perform(arguments)).await {
         Ok(code) => code,
         Err(error) => {
             say_error(&error);
@@ -97,6 +100,7 @@ async fn perform(arguments: Arguments) -> Result<ExitCode, StartError> {
         Commands::Serve => serve::run(&settings, Role::WebAndWorker).await,
         Commands::Web => serve::run(&settings, Role::Web).await,
         Commands::Worker => serve::run(&settings, Role::Worker).await,
+        Commands::Agent(arguments) => agent::run(&settings, arguments).await,
         Commands::Migrate { action } => migrate::run(&settings, action).await,
         Commands::User { action } => user::run(&settings, action).await,
         Commands::Doctor => Ok(doctor::run(&settings).await),

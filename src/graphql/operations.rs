@@ -102,6 +102,14 @@ impl Operations {
         Ok(operations)
     }
 
+    /// Takes further texts as known, those of this service's own programs: they are executed whatever the file has.
+    #[must_use]
+    pub fn with(mut self, texts: &[&str]) -> Self {
+        let texts = texts.iter().map(|text| (hash(text), Arc::from(*text)));
+        self.known.extend(texts);
+        self
+    }
+
     /// The text of the operation `name`.
     pub fn named(&self, name: &str) -> Option<&str> {
         self.named.get(name).map(|text| &**text)

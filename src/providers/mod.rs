@@ -16,7 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-pub use docker::Docker;
+pub use docker::{About, Docker};
 use futures_util::stream::BoxStream;
 pub use simulated::{Faults, Simulated};
 pub use swarm::Swarm;

@@ -7,9 +7,20 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::Subscr
 
 use crate::config::{LogFormat, Settings};
 
+/// Libraries that at their lowest levels log whole messages, secrets with them: credentials on sockets, and the environment
+/// of containers. Not even a log of everything has these.
+const DISCREET: [&str; 2] = ["tungstenite=warn", "bollard=warn"];
+
 /// Starts logging to standard error; a second start in the same process changes nothing.
 pub fn start(settings: &Settings) {
-    let filter = EnvFilter::new(&settings.log);
+    let filter =
+        DISCREET.iter().fold(
+            EnvFilter::new(&settings.log),
+            |filter, directive| match directive.parse() {
+                Ok(directive) => filter.add_directive(directive),
+                Err(_) => filter,
+            },
+        );
     let registry = tracing_subscriber::registry().with(filter);
     let _ = match settings.log_format {
         LogFormat::Pretty => registry

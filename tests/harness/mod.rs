@@ -1,5 +1,6 @@
 //! A service of the test's own, and people who use it over real HTTP and real WebSockets.
 
+pub mod agent;
 pub mod client;
 pub mod fleet;
 pub mod process;

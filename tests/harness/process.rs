@@ -35,17 +35,19 @@ pub fn command(ground: &Ground, arguments: &[&str]) -> Command {
 impl Process {
     /// Starts a subcommand that serves or works, and waits for its banner.
     pub async fn start(ground: &Ground, subcommand: &str) -> Self {
-        let mut child = command(ground, &[subcommand])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut address = None;
         let last = if subcommand == "web" {
             "queue"
         } else {
             "engine"
         };
+        Self::until_it_says(command(ground, &[subcommand]), last).await
+    }
+
+    /// Starts a command and waits for the line that begins so.
+    pub async fn until_it_says(mut command: Command, last: &str) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut address = None;
         let banner = async {
             while let Some(line) = lines.next_line().await.unwrap() {
                 if let Some(url) = line.trim().strip_prefix("endpoint") {
@@ -66,7 +68,7 @@ impl Process {
         let started = tokio::time::timeout(PATIENCE, banner)
             .await
             .expect("a banner in time");
-        assert!(started, "{subcommand} ended before its banner");
+        assert!(started, "{command:?} ended before it said '{last}'");
         // Read on, so that the process never waits for the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Self { child, address }
@@ -95,8 +97,13 @@ impl Process {
     }
 
     /// Asks for an orderly end and waits for it.
-    pub async fn end(mut self, signal: &str) -> ExitStatus {
+    pub async fn end(self, signal: &str) -> ExitStatus {
         self.signal(signal).await;
+        self.ended().await
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(mut self) -> ExitStatus {
         tokio::time::timeout(PATIENCE, self.child.wait())
             .await
             .expect("an end in time")
@@ -106,7 +113,11 @@ impl Process {
 
 /// Runs a command to its end: exit code, standard output, standard error.
 pub async fn output(ground: &Ground, arguments: &[&str]) -> (i32, String, String) {
-    let mut child = command(ground, arguments)
+    output_of(command(ground, arguments)).await
+}
+
+pub async fn output_of(mut command: Command) -> (i32, String, String) {
+    let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

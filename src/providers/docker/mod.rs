@@ -1,7 +1,9 @@
 //! One Docker Engine, through its API (1.41 and later).
 
 pub(super) mod answer;
+mod events;
 mod image;
+mod machine;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -13,13 +15,14 @@ use bollard::{
     errors::Error,
     models::{ContainerCreateBody, ContainerInspectResponse, HostConfig, PortBinding},
     query_parameters::{
-        CreateContainerOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder,
-        LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
+        RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
     },
 };
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 use image::pull;
+pub use machine::About;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -343,27 +346,11 @@ impl Provider for Docker {
     }
 
     fn events(&self) -> BoxStream<'static, Happened> {
-        let filters = HashMap::from([
-            ("type", vec!["container"]),
-            ("label", vec![LABEL]),
-            // Not the start and end of every health probe.
-            ("event", vec!["start", "die", "destroy", "health_status"]),
-        ]);
-        let options = EventsOptionsBuilder::new().filters(&filters).build();
         // Until it has answered once there is nothing to hear.
-        let Some(engine) = self.agreed.get() else {
-            return stream::empty().boxed();
-        };
-        let seen = engine
-            .events(Some(options))
-            .take_while(|event| std::future::ready(event.is_ok()));
-        seen.filter_map(async |event| {
-            let actor = event.ok()?.actor?;
-            Some(Happened {
-                container: Id::parse(actor.attributes?.get(LABEL)?)?,
-            })
-        })
-        .boxed()
+        match self.agreed.get() {
+            None => stream::empty().boxed(),
+            Some(engine) => events::of(engine, None),
+        }
     }
 }
 
