@@ -174,8 +174,10 @@ fn tables() -> [TableCreateStatement; 9] {
             .col(string_len_null("agent_version", 32))
             // Nothing for a host that is known from its engine and has no agent.
             .col(string_len_null("credential_hash", 64))
-            .col(string_len_null("former_credential_hash", 64))
-            .col(timestamp_with_time_zone_null("former_credential_until"))
+            .col(text("former_credential_hashes"))
+            .col(timestamp_with_time_zone_null("former_credentials_until"))
+            .col(integer("registrations"))
+            .col(boolean("cordoned"))
             .col(timestamp_with_time_zone_null("last_seen_at"))
             .col(timestamp_with_time_zone("created_at"))
             .col(timestamp_with_time_zone("updated_at"))

@@ -62,10 +62,11 @@ impl Auth {
         ))
     }
 
-    /// Whether a host still has a credential, for what its agent has opened.
-    pub async fn has_credential(&self, store: &Store, id: Id<Host>) -> Result<bool, AppError> {
+    /// Which registration of a host counts now, for what its agent has opened; `None` when it has no credential any more.
+    pub async fn registration(&self, store: &Store, id: Id<Host>) -> Result<Option<i32>, AppError> {
         let row = hosts::unscoped_by_id(store.db(), id).await?;
-        Ok(row.is_some_and(|row| row.credential_hash.is_some()))
+        let row = row.filter(|row| row.credential_hash.is_some());
+        Ok(row.map(|row| row.registrations))
     }
 
     /// Who sends this `Authorization` value: nobody without one.

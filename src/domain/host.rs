@@ -25,6 +25,8 @@ pub enum HostEvent {
     Drain,
     Lost,
     Registered,
+    /// A machine that was about to go is still there.
+    Returned,
 }
 
 named!(HostStatus {
@@ -55,6 +57,7 @@ impl Machine for HostStatus {
             (S::Stale, E::Lost, S::Dead),
             (S::Stale, E::Registered, S::Registered),
             (S::Draining, E::Lost, S::Dead),
+            (S::Draining, E::Returned, S::Healthy),
             (S::Draining, E::Registered, S::Registered),
         ]
     };

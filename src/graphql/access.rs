@@ -140,6 +140,7 @@ const OPERATIONS: &[(Root, &str, Access)] = {
         (Mutation, "reportCommand", OfHost),
         (Mutation, "rotateHostCredential", OfHost),
         (Mutation, "drainHost", Whole(Operate, Host)),
+        (Mutation, "activateHost", Whole(Operate, Host)),
         (Mutation, "revokeHost", Whole(Delete, Host)),
         (Mutation, "reconcile", Whole(Operate, Engine)),
         (Mutation, "putApp", Whole(Create, App)),
@@ -199,6 +200,7 @@ pub const PARTS: &[(&str, &str, Audience)] = &[
 /// administrators stand only behind fields that are theirs.
 pub const TYPES: &[(&str, Audience)] = &[
     // Shown.
+    ("ActivateHostPayload", Admins),
     ("AssignContainerPayload", Everyone),
     ("ClusterCapacity", Admins),
     ("ContainerLogLine", Everyone),

@@ -13,7 +13,7 @@ use super::{
     list::{
         cell::{
             Cell,
-            Storage::{Big, Int, Text, Time, Uuid},
+            Storage::{Big, Bool, Int, Text, Time, Uuid},
         },
         noun::{Kind, Noun, field, link, made, words},
         row::{Row, Shown},
@@ -96,6 +96,13 @@ static HOST: Noun = Noun {
         )
         .filtered()
         .grouped(),
+        field(
+            "cordoned",
+            &[("cordoned", Bool)],
+            Kind::Bool,
+            "Whether somebody has taken it out of service; it stays so until `activateHost`.",
+        )
+        .filtered(),
         field(
             "version",
             &[("version", Big)],
@@ -366,6 +373,13 @@ pub struct DrainHostPayload {
 
 /// A host as it is now.
 #[derive(SimpleObject)]
+pub struct ActivateHostPayload {
+    /// The host.
+    host: Host,
+}
+
+/// A host as it is now.
+#[derive(SimpleObject)]
 pub struct RevokeHostPayload {
     /// The host.
     host: Host,
@@ -487,9 +501,10 @@ impl HostMutation {
         Ok(RotateHostCredentialPayload { credential })
     }
 
-    /// Takes no more containers onto a host and lets those it has finish; it is `DEAD` when it is empty. For administrators.
+    /// Takes a host out of service: it gets no more containers, those it has finish, and it is `DEAD` when it is empty, whatever its
+    /// agent says. For administrators.
     ///
-    /// Errors: `UNAUTHENTICATED`, `FORBIDDEN`, `NOT_FOUND`, `ILLEGAL_STATE` when it is draining or gone already.
+    /// Errors: `UNAUTHENTICATED`, `FORBIDDEN`, `NOT_FOUND`, `ILLEGAL_STATE` when it was taken out of service already.
     async fn drain_host(
         &self,
         ctx: &Context<'_>,
@@ -501,6 +516,22 @@ impl HostMutation {
         Ok(DrainHostPayload {
             host: Host::of(&host),
             task: Task::of(&task),
+        })
+    }
+
+    /// Puts a host that was drained back into service; one that is `DEAD` comes back when it is heard of. For administrators.
+    ///
+    /// Errors: `UNAUTHENTICATED`, `FORBIDDEN`, `NOT_FOUND`.
+    async fn activate_host(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The host to use again.")] input: HostInput,
+    ) -> Result<ActivateHostPayload> {
+        let host = services(ctx)
+            .activate_host(viewer(ctx)?, id(&input.id)?)
+            .await?;
+        Ok(ActivateHostPayload {
+            host: Host::of(&host),
         })
     }
 

@@ -12,6 +12,7 @@ use crate::{
     domain::{
         Id,
         cluster::{ClusterEvent, ClusterStatus, Placement},
+        host::{HostEvent, HostStatus},
         id::{Cluster, Host},
         policy::{Action, Resource, Viewer},
         value::Slug,
@@ -269,10 +270,51 @@ impl Services {
         may_with_all(viewer, Action::Operate, Resource::Host)?;
         let mut tx = self.store.begin().await?;
         let row = hosts::lock(&tx, id).await?.ok_or(NO_HOST)?;
-        let drained = drain_host::request(&mut tx, &row, self.fleet.patience).await?;
+        let patch = hosts::ActiveModel {
+            cordoned: Set(true),
+            ..Default::default()
+        };
+        // One that is about to go by itself, or is not heard of, is held to it.
+        let is_going = matches!(row.status()?, HostStatus::Draining | HostStatus::Dead);
+        if is_going && row.cordoned {
+            crate::domain::Machine::after(row.status()?, HostEvent::Drain)?;
+        }
+        let row = hosts::change(&mut tx, &row, patch).await?;
+        let drained = if is_going {
+            let task = drain_host::again(&mut tx, &row, self.fleet.patience).await?;
+            (row, task)
+        } else {
+            drain_host::request(&mut tx, &row, self.fleet.patience).await?
+        };
         audit::record(&mut tx, viewer, "host.drain", id, json!({})).await?;
         tx.commit().await?;
         Ok(drained)
+    }
+
+    /// Puts a host that somebody has taken out of service back into it; one that is gone comes back when it is heard of.
+    pub async fn activate_host(
+        &self,
+        viewer: Viewer,
+        id: Id<Host>,
+    ) -> Result<hosts::Model, AppError> {
+        may_with_all(viewer, Action::Operate, Resource::Host)?;
+        let mut tx = self.store.begin().await?;
+        let row = hosts::lock(&tx, id).await?.ok_or(NO_HOST)?;
+        let patch = hosts::ActiveModel {
+            cordoned: Set(false),
+            ..Default::default()
+        };
+        let row = match row.status()? {
+            HostStatus::Draining => {
+                hosts::transition(&mut tx, &row, HostEvent::Returned, patch).await?
+            }
+            HostStatus::Registered | HostStatus::Healthy | HostStatus::Stale | HostStatus::Dead => {
+                hosts::change(&mut tx, &row, patch).await?
+            }
+        };
+        audit::record(&mut tx, viewer, "host.activate", id, json!({})).await?;
+        tx.commit().await?;
+        Ok(row)
     }
 
     /// Takes a host's credential away: its agent is refused from now on.

@@ -16,7 +16,7 @@ use crate::{
     },
     error::AppError,
     store::{
-        audit,
+        Tx, audit,
         containers::{self, Place},
         host_commands::{self, CommandState},
         hosts::{self, ActiveModel, Model, NewHost},
@@ -27,6 +27,8 @@ use crate::{
 
 /// How long a credential counts after it has been replaced, so that an agent that missed the answer is not lost.
 const OVERLAP: TimeDelta = TimeDelta::seconds(300);
+/// How long a spent token may be spent again by a machine that missed the answer.
+const LOST_ANSWER: TimeDelta = TimeDelta::seconds(60);
 /// Most bytes kept of what a command said.
 const OUTPUT: usize = 16 * 1024;
 
@@ -93,6 +95,23 @@ fn amount(field: &'static str, amount: i64) -> Result<i64, AppError> {
     })
 }
 
+/// Whether a token is unspent, or was spent a moment ago by the same machine that has not been heard of since: then the answer
+/// was lost.
+async fn may_be_spent(
+    tx: &Tx<'_>,
+    token: &registrations::Model,
+    instance: &str,
+) -> Result<bool, AppError> {
+    let (Some(at), Some(host)) = (token.used_at, token.host_id) else {
+        return Ok(token.used_at.is_none());
+    };
+    let host = hosts::unscoped_by_id(tx, Id::new(host)).await?;
+    let is_unheard = host.is_some_and(|host| {
+        host.instance_id == instance && host.status().is_ok_and(|s| s == HostStatus::Registered)
+    });
+    Ok(is_unheard && tx.now() - at < LOST_ANSWER)
+}
+
 impl Services {
     /// Makes a machine a host of the token's cluster; its credential is told this once. The token is spent.
     pub async fn register_host(
@@ -111,8 +130,11 @@ impl Services {
         let version = version.transpose()?;
         let endpoint = wanted.endpoint.map(endpoint).transpose()?;
         let mut tx = self.store.begin().await?;
-        let token = registrations::lock_unspent(&tx, &SecretToken::hash_of(wanted.token)).await?;
+        let token = registrations::lock(&tx, &SecretToken::hash_of(wanted.token)).await?;
         let token = token.ok_or(BAD)?;
+        if !may_be_spent(&tx, &token, &instance_id).await? {
+            return Err(BAD);
+        }
         let cluster: Id<Cluster> = Id::new(token.cluster_id);
         let host = NewHost {
             cluster,
@@ -161,13 +183,19 @@ impl Services {
                 last_seen_at: Set(Some(tx.now())),
                 ..Default::default()
             };
-            let heard = match was {
-                HostStatus::Registered | HostStatus::Stale | HostStatus::Dead => {
-                    hosts::transition(&mut tx, &row, HostEvent::Heard, patch).await?
+            // What somebody has taken out of service stays so; what was about to go by itself and is there again has changed
+            // its mind.
+            let event = match was {
+                HostStatus::Registered | HostStatus::Stale => Some(HostEvent::Heard),
+                HostStatus::Dead if !row.cordoned => Some(HostEvent::Heard),
+                HostStatus::Draining if !row.cordoned && !beat.is_dying => {
+                    Some(HostEvent::Returned)
                 }
-                HostStatus::Healthy | HostStatus::Draining => {
-                    hosts::change(&mut tx, &row, patch).await?
-                }
+                HostStatus::Dead | HostStatus::Healthy | HostStatus::Draining => None,
+            };
+            let heard = match event {
+                Some(event) => hosts::transition(&mut tx, &row, event, patch).await?,
+                None => hosts::change(&mut tx, &row, patch).await?,
             };
             if beat.is_dying && heard.status()? == HostStatus::Healthy {
                 let (heard, _) = drain_host::request(&mut tx, &heard, self.fleet.patience).await?;

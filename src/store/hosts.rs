@@ -41,9 +41,13 @@ pub struct Model {
     pub agent_version: Option<String>,
     /// SHA-256 of its credential's secret; `None` for a host without an agent, or with a revoked one.
     pub credential_hash: Option<String>,
-    /// The one before, which counts for a while after a rotation.
-    pub former_credential_hash: Option<String>,
-    pub former_credential_until: Option<DateTimeUtc>,
+    /// Those before, with spaces between; they count for a while after the last rotation, because its answer may be lost.
+    pub former_credential_hashes: String,
+    pub former_credentials_until: Option<DateTimeUtc>,
+    /// How often the machine has been registered; what an earlier registration has opened ends.
+    pub registrations: i32,
+    /// Whether it was taken out of service by somebody, whatever its agent says.
+    pub cordoned: bool,
     pub last_seen_at: Option<DateTimeUtc>,
     pub created_at: DateTimeUtc,
     pub updated_at: DateTimeUtc,
@@ -76,10 +80,11 @@ impl Model {
 
     /// Whether `hash` is that of a secret which counts now.
     pub fn is_credential(&self, hash: &str, now: DateTimeUtc) -> bool {
-        let is_former = self
-            .former_credential_until
-            .is_some_and(|until| now < until)
-            && self.former_credential_hash.as_deref() == Some(hash);
+        let counts = self
+            .former_credentials_until
+            .is_some_and(|until| now < until);
+        let mut former = self.former_credential_hashes.split_whitespace();
+        let is_former = counts && former.any(|former| former == hash);
         is_former || self.credential_hash.as_deref() == Some(hash)
     }
 
@@ -125,16 +130,19 @@ pub async fn register(tx: &mut Tx<'_>, host: NewHost) -> Result<Model, StoreErro
         heartbeat: Set(0),
         agent_version: Set(host.agent_version),
         credential_hash: Set(host.credential_hash),
-        former_credential_hash: Set(None),
-        former_credential_until: Set(None),
+        former_credential_hashes: Set(String::new()),
+        former_credentials_until: Set(None),
+        cordoned: Set(false),
         ..Default::default()
     };
     if let Some(known) = known {
+        row.registrations = Set(known.registrations + 1);
         return transition(tx, &known, HostEvent::Registered, row).await;
     }
     row.id = Set(tx.new_id::<Host>().uuid());
     row.cluster_id = Set(host.cluster.uuid());
     row.instance_id = Set(host.instance_id);
+    row.registrations = Set(1);
     row.status = Set(HostStatus::Registered.as_str().to_owned());
     row.version = Set(1);
     row.cpu_used_millis = Set(0);
@@ -248,17 +256,29 @@ pub async fn unscoped_silenced(db: &impl ConnectionTrait) -> Result<Vec<Model>, 
     Ok(Entity::find().filter(Column::Id.is_in(ids)).all(db).await?)
 }
 
-/// Gives a host another credential; the one before counts for `overlap` longer.
+/// Most credentials of a host that count at once.
+const CREDENTIALS: usize = 8;
+
+/// Gives a host another credential; those before count for `overlap` longer.
 pub async fn rotate(
     tx: &mut Tx<'_>,
     row: &Model,
     hash: String,
     overlap: TimeDelta,
 ) -> Result<Model, StoreError> {
+    let now = tx.now();
+    let mut former: Vec<&str> = row.credential_hash.as_deref().into_iter().collect();
+    if row
+        .former_credentials_until
+        .is_some_and(|until| now < until)
+    {
+        former.extend(row.former_credential_hashes.split_whitespace());
+    }
+    former.truncate(CREDENTIALS - 1);
     let patch = ActiveModel {
         credential_hash: Set(Some(hash)),
-        former_credential_hash: Set(row.credential_hash.clone()),
-        former_credential_until: Set(Some(tx.now() + overlap)),
+        former_credential_hashes: Set(former.join(" ")),
+        former_credentials_until: Set(Some(now + overlap)),
         ..Default::default()
     };
     change(tx, row, patch).await
@@ -268,8 +288,8 @@ pub async fn rotate(
 pub async fn revoke(tx: &mut Tx<'_>, row: &Model) -> Result<Model, StoreError> {
     let patch = ActiveModel {
         credential_hash: Set(None),
-        former_credential_hash: Set(None),
-        former_credential_until: Set(None),
+        former_credential_hashes: Set(String::new()),
+        former_credentials_until: Set(None),
         ..Default::default()
     };
     change(tx, row, patch).await

@@ -50,14 +50,13 @@ pub async fn insert(
     Ok(row.insert(tx).await?)
 }
 
-/// The unspent token of a hash, locked by this transaction.
-pub async fn lock_unspent(tx: &Tx<'_>, hash: &str) -> Result<Option<Model>, StoreError> {
-    let unspent = Entity::find()
+/// The token of a hash that has not ended, spent or not, locked by this transaction.
+pub async fn lock(tx: &Tx<'_>, hash: &str) -> Result<Option<Model>, StoreError> {
+    let token = Entity::find()
         .filter(Column::Hash.eq(hash))
-        .filter(Column::UsedAt.is_null())
         .filter(Column::ExpiresAt.gt(tx.now()))
         .lock_exclusive();
-    Ok(unspent.one(tx).await?)
+    Ok(token.one(tx).await?)
 }
 
 /// Spends a token.

@@ -51,14 +51,23 @@ pub async fn request(
     patience: Duration,
 ) -> Result<(hosts::Model, tasks::Model), AppError> {
     let row = hosts::transition(tx, row, HostEvent::Drain, hosts::ActiveModel::default()).await?;
+    let task = again(tx, &row, patience).await?;
+    Ok((row, task))
+}
+
+/// The task that empties a host that is draining already; added unless it is there.
+pub async fn again(
+    tx: &mut Tx<'_>,
+    row: &hosts::Model,
+    patience: Duration,
+) -> Result<tasks::Model, AppError> {
     let input = Input {
         host: row.id,
         patience: u32::try_from(patience.as_secs()).unwrap_or(u32::MAX),
     };
     let mut task = input.into_task(None, Some(row.id))?;
     task.unique_key = Some(format!("{}:{}", Input::KIND, row.id.simple()));
-    let task = tasks::insert(tx, task).await?;
-    Ok((row, task.task))
+    Ok(tasks::insert(tx, task).await?.task)
 }
 
 pub struct DrainHost(pub Outside);

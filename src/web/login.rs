@@ -30,14 +30,19 @@ pub struct Login {
 #[derive(Clone, Copy)]
 enum Of {
     Session(Id<Session>),
-    Host(Id<Host>),
+    /// With the registration that counted when it was opened; known after the first look.
+    Host(Id<Host>, Option<i32>),
 }
 
 impl Of {
-    async fn stands(self, web: &Web) -> Result<bool, AppError> {
+    async fn stands(&mut self, web: &Web) -> Result<bool, AppError> {
         match self {
-            Self::Session(session) => web.auth.stands(session, web.store.now()).await,
-            Self::Host(host) => web.auth.has_credential(&web.store, host).await,
+            Self::Session(session) => web.auth.stands(*session, web.store.now()).await,
+            Self::Host(host, opened) => {
+                let now = web.auth.registration(&web.store, *host).await?;
+                let opened = *opened.get_or_insert(now.unwrap_or_default());
+                Ok(now == Some(opened))
+            }
         }
     }
 }
@@ -46,7 +51,7 @@ impl Login {
     /// `None` for who has not logged in.
     pub fn of(viewer: Viewer, web: &Web) -> Option<Self> {
         let (of, interest) = match viewer {
-            Viewer::Host { id } => (Of::Host(id), Interest::Row(Table::Host, id.uuid())),
+            Viewer::Host { id } => (Of::Host(id, None), Interest::Row(Table::Host, id.uuid())),
             Viewer::Anonymous | Viewer::User { .. } | Viewer::Admin { .. } | Viewer::System => {
                 let session = viewer.session()?;
                 let interest = Interest::Row(Table::Session, session.uuid());

@@ -169,6 +169,11 @@ const BY_HAND: &[(&str, &str, About)] = {
             Row(Host, NotFound),
         ),
         (
+            "activateHost",
+            "(input: {id: \"$SPARE_HOST\"}) { host { id } }",
+            Row(Host, NotFound),
+        ),
+        (
             "revokeHost",
             "(input: {id: \"$SPARE_HOST\"}) { host { id } }",
             Row(Host, NotFound),

@@ -218,6 +218,55 @@ async fn a_dying_host_is_drained_and_then_dead() {
 }
 
 #[tokio::test]
+async fn a_host_taken_out_of_service_stays_out_and_one_that_was_only_restarted_comes_back() {
+    let (world, _) = world_with_engines(&["tcp://one:1"]).await;
+    let admin = world.admin().await;
+    let cluster = fleet::cluster(&admin, "west", "us-west-2").await;
+    let one = register_at(&world, &admin, &cluster, "one", "tcp://one:1").await;
+    let act = async |field: &str| {
+        let text = format!(
+            "mutation {{ {field}(input: {{id: \"{}\"}}) {{ host {{ status cordoned }} }} }}",
+            one.email
+        );
+        admin.ask(&text).await
+    };
+    assert_eq!(
+        act("drainHost").await.text("/drainHost/host/status"),
+        "DRAINING"
+    );
+    is(&admin, &one, "DEAD").await;
+    assert_eq!(act("drainHost").await.code(), "ILLEGAL_STATE");
+    assert_eq!(
+        fleet::beat(&one, 2).await.text("/heartbeat/host/status"),
+        "DEAD"
+    );
+    assert_eq!(
+        act("activateHost").await.ok("/activateHost/host/cordoned"),
+        false
+    );
+    assert_eq!(
+        fleet::beat(&one, 3).await.text("/heartbeat/host/status"),
+        "HEALTHY"
+    );
+    let dying = "mutation { heartbeat(input: {number: 4, cpuUsedMillis: 0, memoryAvailableBytes: 0, containers: 1, dying: true}) { host { status } } }";
+    one.ask(dying).await.ok("/heartbeat");
+    is(&admin, &one, "DEAD").await;
+    assert_eq!(
+        fleet::beat(&one, 5).await.text("/heartbeat/host/status"),
+        "HEALTHY"
+    );
+    // Registered anew, it has another credential, and what the former one has opened ends.
+    let mut socket = one.socket().await;
+    socket
+        .subscribe("subscription { hostCommands { id } }")
+        .await;
+    socket.hear().await.unwrap();
+    register_at(&world, &admin, &cluster, "one", "tcp://one:1").await;
+    assert_eq!(socket.hear().await.unwrap_err().0, 4403);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn hosts_share_what_comes_by_their_room() {
     let (world, _) = world_with_engines(&["tcp://one:1", "tcp://two:1"]).await;
     let (ada, admin) = (world.person("ada").await, world.admin().await);
@@ -264,15 +313,26 @@ async fn a_token_is_spent_once_and_a_credential_counts_for_its_host_only() {
     let (ada, admin) = (world.person("ada").await, world.admin().await);
     let cluster = fleet::cluster(&admin, "west", "us-west-2").await;
     let token = fleet::invitation(&admin, &cluster).await;
-    let register = async |token: &str| {
+    let register = async |token: &str, instance: &str| {
         let text = format!(
-            "mutation {{ registerHost(input: {{token: \"{token}\", instanceId: \"x\", cpuMillis: 1, memoryBytes: 1}}) {{ credential }} }}"
+            "mutation {{ registerHost(input: {{token: \"{token}\", instanceId: \"{instance}\", cpuMillis: 1, memoryBytes: 1}}) {{ credential }} }}"
         );
         world.anonymous().ask(&text).await
     };
-    register(&token).await.ok("/registerHost/credential");
+    let first = register(&token, "x").await.text("/registerHost/credential");
+    // The same machine may have missed the answer; another may not have the token.
+    let again = register(&token, "x").await.text("/registerHost/credential");
+    assert_ne!(first, again);
+    let of = |credential: &str| Person {
+        token: Some(credential.to_owned()),
+        ..world.anonymous()
+    };
+    assert_eq!(fleet::beat(&of(&first), 1).await.code(), "UNAUTHENTICATED");
+    assert_eq!(register(&token, "y").await.code(), "UNAUTHENTICATED");
+    fleet::beat(&of(&again), 1).await.ok("/heartbeat");
+    // It has been heard of, so nothing was missed.
     for stolen in [token.as_str(), "", "guess"] {
-        assert_eq!(register(stolen).await.code(), "UNAUTHENTICATED");
+        assert_eq!(register(stolen, "x").await.code(), "UNAUTHENTICATED");
     }
     let one = register_at(&world, &admin, &cluster, "one", "tcp://one:1").await;
     let container = create(&ada).await;
