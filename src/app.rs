@@ -133,11 +133,7 @@ impl App {
             .into());
         }
         let keyring = Keyring::new(secret_key(settings)?.expose());
-        let operations = match &settings.persisted_operations {
-            Some(path) => Operations::load(path, settings.persisted_only)?,
-            None => Operations::default(),
-        }
-        .with(&crate::agent::TEXTS);
+        let operations = operations(settings)?.with(&crate::agent::TEXTS);
         // The port first: the likeliest thing to be wrong, and nothing has been touched yet.
         let bound = match role {
             Role::WebAndWorker | Role::Web => Some(bind(settings, settings.port).await?),
@@ -164,18 +160,12 @@ impl App {
             settings.access_token,
             settings.refresh_token,
         );
-        let admission = Admission::new(settings.tasks_per_owner, settings.tasks_total);
-        let fleet = Fleet {
-            containers_per_owner: settings.containers_per_owner,
-            patience: settings.container_drain,
-            heartbeat: settings.heartbeat,
-        };
         let services = Services::new(
             store.clone(),
             auth.clone(),
             keyring.clone(),
-            admission,
-            fleet,
+            Admission::new(settings.tasks_per_owner, settings.tasks_total),
+            fleet(settings),
         );
         let seeded = services.seed(settings).await?;
         let (queue, bus) = Box::pin(transports(settings, role)).await?;
@@ -317,6 +307,21 @@ impl App {
         if let Err(error) = self.store.close().await {
             tracing::debug!(%error, "the database's connections did not close");
         }
+    }
+}
+
+fn operations(settings: &Settings) -> Result<Operations, BadOperations> {
+    match &settings.persisted_operations {
+        Some(path) => Operations::load(path, settings.persisted_only),
+        None => Ok(Operations::default()),
+    }
+}
+
+const fn fleet(settings: &Settings) -> Fleet {
+    Fleet {
+        containers_per_owner: settings.containers_per_owner,
+        patience: settings.container_drain,
+        heartbeat: settings.heartbeat,
     }
 }
 

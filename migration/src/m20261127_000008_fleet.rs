@@ -138,156 +138,192 @@ fn references(
 
 fn tables() -> [TableCreateStatement; 9] {
     [
-        Table::create()
-            .table("cluster")
-            .col(uuid("id").primary_key())
-            .col(string_len_uniq("name", 63))
-            .col(uuid("region_id"))
-            .col(string_len("provider", 32))
-            .col(string_len_null("endpoint", 256))
-            .col(string_len("status", 16))
-            .col(big_integer("version"))
-            .col(integer("min_containers"))
-            .col(integer("max_containers"))
-            .col(string_len("placement", 16))
-            .col(text_null("failure_reason"))
-            .col(timestamp_with_time_zone("created_at"))
-            .col(timestamp_with_time_zone("updated_at"))
-            .foreign_key(&mut references("cluster", "region_id", "region"))
-            .to_owned(),
-        Table::create()
-            .table("host")
-            .col(uuid("id").primary_key())
-            .col(uuid("cluster_id"))
-            .col(string_len("instance_id", 128))
-            .col(string_len("instance_type", 64))
-            .col(string_len_null("ip", 64))
-            .col(string_len_null("endpoint", 256))
-            .col(string_len("status", 16))
-            .col(big_integer("version"))
-            .col(big_integer("cpu_millis"))
-            .col(big_integer("cpu_used_millis"))
-            .col(big_integer("memory_bytes"))
-            .col(big_integer("memory_available_bytes"))
-            .col(integer("containers"))
-            .col(big_integer("heartbeat"))
-            .col(string_len_null("agent_version", 32))
-            // Nothing for a host that is known from its engine and has no agent.
-            .col(string_len_null("credential_hash", 64))
-            .col(text("former_credential_hashes"))
-            .col(timestamp_with_time_zone_null("former_credentials_until"))
-            .col(integer("registrations"))
-            .col(boolean("cordoned"))
-            .col(timestamp_with_time_zone_null("last_seen_at"))
-            .col(timestamp_with_time_zone("created_at"))
-            .col(timestamp_with_time_zone("updated_at"))
-            .foreign_key(&mut references("host", "cluster_id", "cluster"))
-            .index(
-                Index::create()
-                    .unique()
-                    .name("host_instance")
-                    .col("cluster_id")
-                    .col("instance_id"),
-            )
-            .to_owned(),
-        Table::create()
-            .table("warm_pool")
-            .col(uuid("id").primary_key())
-            .col(uuid("app_id"))
-            .col(uuid("region_id"))
-            .col(integer("size"))
-            .col(big_integer("version"))
-            .col(timestamp_with_time_zone("created_at"))
-            .col(timestamp_with_time_zone("updated_at"))
-            .foreign_key(&mut references("warm_pool", "app_id", "app"))
-            .foreign_key(&mut references("warm_pool", "region_id", "region"))
-            .index(
-                Index::create()
-                    .unique()
-                    .name("warm_pool_of")
-                    .col("app_id")
-                    .col("region_id"),
-            )
-            .to_owned(),
-        Table::create()
-            .table("registration_token")
-            .col(uuid("id").primary_key())
-            .col(uuid("cluster_id"))
-            .col(string_len_uniq("hash", 64))
-            .col(uuid("created_by"))
-            .col(timestamp_with_time_zone("created_at"))
-            .col(timestamp_with_time_zone("expires_at"))
-            .col(timestamp_with_time_zone_null("used_at"))
-            .col(uuid_null("host_id"))
-            .foreign_key(&mut references(
-                "registration_token",
-                "cluster_id",
-                "cluster",
-            ))
-            .to_owned(),
-        Table::create()
-            .table("host_command")
-            .col(uuid("id").primary_key())
-            .col(uuid("host_id"))
-            .col(uuid("task_id"))
-            .col(string_len("command", 32))
-            .col(text_null("argument"))
-            .col(string_len("state", 16))
-            .col(text_null("output"))
-            .col(timestamp_with_time_zone("created_at"))
-            .col(timestamp_with_time_zone_null("finished_at"))
-            .foreign_key(&mut references("host_command", "host_id", "host"))
-            .to_owned(),
-        Table::create()
-            .table("audit_event")
-            .col(uuid("id").primary_key())
-            .col(string_len("actor", 16))
-            .col(uuid_null("actor_id"))
-            .col(string_len("action", 64))
-            .col(string_len("object", 32))
-            .col(uuid_null("object_id"))
-            .col(json_binary("detail"))
-            .col(timestamp_with_time_zone("at"))
-            .to_owned(),
-        Table::create()
-            .table("engine")
-            .col(uuid("id").primary_key())
-            .col(string_len("provider", 32))
-            .col(string_len("endpoint", 256))
-            .col(string_len("state", 16))
-            .col(string_len_null("engine_version", 128))
-            .col(text_null("problem"))
-            .col(integer("failures"))
-            .col(integer("instances"))
-            .col(json_binary("findings"))
-            .col(timestamp_with_time_zone("since"))
-            .col(timestamp_with_time_zone("looked_at"))
-            .index(
-                Index::create()
-                    .unique()
-                    .name("engine_address")
-                    .col("provider")
-                    .col("endpoint"),
-            )
-            .to_owned(),
-        // Who wants to read a container's log, and which worker brings it.
-        Table::create()
-            .table("log_interest")
-            .col(uuid("container_id").primary_key())
-            .col(timestamp_with_time_zone("until"))
-            .col(uuid_null("holder"))
-            .col(timestamp_with_time_zone_null("held_until"))
-            .col(boolean("followed"))
-            .to_owned(),
-        // Numbered by whoever brings them, so that two that bring at once collide.
-        Table::create()
-            .table("container_log")
-            .col(uuid("container_id"))
-            .col(big_integer("line"))
-            .col(timestamp_with_time_zone("at"))
-            .col(boolean("is_error"))
-            .col(text("message"))
-            .primary_key(Index::create().col("container_id").col("line"))
-            .to_owned(),
+        cluster(),
+        host(),
+        warm_pool(),
+        registration_token(),
+        host_command(),
+        audit_event(),
+        engine(),
+        log_interest(),
+        container_log(),
     ]
+}
+
+fn cluster() -> TableCreateStatement {
+    Table::create()
+        .table("cluster")
+        .col(uuid("id").primary_key())
+        .col(string_len_uniq("name", 63))
+        .col(uuid("region_id"))
+        .col(string_len("provider", 32))
+        .col(string_len_null("endpoint", 256))
+        .col(string_len("status", 16))
+        .col(big_integer("version"))
+        .col(integer("min_containers"))
+        .col(integer("max_containers"))
+        .col(string_len("placement", 16))
+        .col(text_null("failure_reason"))
+        .col(timestamp_with_time_zone("created_at"))
+        .col(timestamp_with_time_zone("updated_at"))
+        .foreign_key(&mut references("cluster", "region_id", "region"))
+        .to_owned()
+}
+
+fn host() -> TableCreateStatement {
+    Table::create()
+        .table("host")
+        .col(uuid("id").primary_key())
+        .col(uuid("cluster_id"))
+        .col(string_len("instance_id", 128))
+        .col(string_len("instance_type", 64))
+        .col(string_len_null("ip", 64))
+        .col(string_len_null("endpoint", 256))
+        .col(string_len("status", 16))
+        .col(big_integer("version"))
+        .col(big_integer("cpu_millis"))
+        .col(big_integer("cpu_used_millis"))
+        .col(big_integer("memory_bytes"))
+        .col(big_integer("memory_available_bytes"))
+        .col(integer("containers"))
+        .col(big_integer("heartbeat"))
+        .col(string_len_null("agent_version", 32))
+        // Nothing for a host that is known from its engine and has no agent.
+        .col(string_len_null("credential_hash", 64))
+        .col(text("former_credential_hashes"))
+        .col(timestamp_with_time_zone_null("former_credentials_until"))
+        .col(integer("registrations"))
+        .col(boolean("cordoned"))
+        .col(timestamp_with_time_zone_null("last_seen_at"))
+        .col(timestamp_with_time_zone("created_at"))
+        .col(timestamp_with_time_zone("updated_at"))
+        .foreign_key(&mut references("host", "cluster_id", "cluster"))
+        .index(
+            Index::create()
+                .unique()
+                .name("host_instance")
+                .col("cluster_id")
+                .col("instance_id"),
+        )
+        .to_owned()
+}
+
+fn warm_pool() -> TableCreateStatement {
+    Table::create()
+        .table("warm_pool")
+        .col(uuid("id").primary_key())
+        .col(uuid("app_id"))
+        .col(uuid("region_id"))
+        .col(integer("size"))
+        .col(big_integer("version"))
+        .col(timestamp_with_time_zone("created_at"))
+        .col(timestamp_with_time_zone("updated_at"))
+        .foreign_key(&mut references("warm_pool", "app_id", "app"))
+        .foreign_key(&mut references("warm_pool", "region_id", "region"))
+        .index(
+            Index::create()
+                .unique()
+                .name("warm_pool_of")
+                .col("app_id")
+                .col("region_id"),
+        )
+        .to_owned()
+}
+
+fn registration_token() -> TableCreateStatement {
+    Table::create()
+        .table("registration_token")
+        .col(uuid("id").primary_key())
+        .col(uuid("cluster_id"))
+        .col(string_len_uniq("hash", 64))
+        .col(uuid("created_by"))
+        .col(timestamp_with_time_zone("created_at"))
+        .col(timestamp_with_time_zone("expires_at"))
+        .col(timestamp_with_time_zone_null("used_at"))
+        .col(uuid_null("host_id"))
+        .foreign_key(&mut references(
+            "registration_token",
+            "cluster_id",
+            "cluster",
+        ))
+        .to_owned()
+}
+
+fn host_command() -> TableCreateStatement {
+    Table::create()
+        .table("host_command")
+        .col(uuid("id").primary_key())
+        .col(uuid("host_id"))
+        .col(uuid("task_id"))
+        .col(string_len("command", 32))
+        .col(text_null("argument"))
+        .col(string_len("state", 16))
+        .col(text_null("output"))
+        .col(timestamp_with_time_zone("created_at"))
+        .col(timestamp_with_time_zone_null("finished_at"))
+        .foreign_key(&mut references("host_command", "host_id", "host"))
+        .to_owned()
+}
+
+fn audit_event() -> TableCreateStatement {
+    Table::create()
+        .table("audit_event")
+        .col(uuid("id").primary_key())
+        .col(string_len("actor", 16))
+        .col(uuid_null("actor_id"))
+        .col(string_len("action", 64))
+        .col(string_len("object", 32))
+        .col(uuid_null("object_id"))
+        .col(json_binary("detail"))
+        .col(timestamp_with_time_zone("at"))
+        .to_owned()
+}
+
+fn engine() -> TableCreateStatement {
+    Table::create()
+        .table("engine")
+        .col(uuid("id").primary_key())
+        .col(string_len("provider", 32))
+        .col(string_len("endpoint", 256))
+        .col(string_len("state", 16))
+        .col(string_len_null("engine_version", 128))
+        .col(text_null("problem"))
+        .col(integer("failures"))
+        .col(integer("instances"))
+        .col(json_binary("findings"))
+        .col(timestamp_with_time_zone("since"))
+        .col(timestamp_with_time_zone("looked_at"))
+        .index(
+            Index::create()
+                .unique()
+                .name("engine_address")
+                .col("provider")
+                .col("endpoint"),
+        )
+        .to_owned()
+}
+
+/// Who wants to read a container's log, and which worker brings it.
+fn log_interest() -> TableCreateStatement {
+    Table::create()
+        .table("log_interest")
+        .col(uuid("container_id").primary_key())
+        .col(timestamp_with_time_zone("until"))
+        .col(uuid_null("holder"))
+        .col(timestamp_with_time_zone_null("held_until"))
+        .col(boolean("followed"))
+        .to_owned()
+}
+
+/// Numbered by whoever brings them, so that two that bring at once collide.
+fn container_log() -> TableCreateStatement {
+    Table::create()
+        .table("container_log")
+        .col(uuid("container_id"))
+        .col(big_integer("line"))
+        .col(timestamp_with_time_zone("at"))
+        .col(boolean("is_error"))
+        .col(text("message"))
+        .primary_key(Index::create().col("container_id").col("line"))
+        .to_owned()
 }

@@ -42,7 +42,7 @@ pub async fn run(keeper: Keeper, stop: CancellationToken) {
                     };
                     heard.entry(address.clone()).or_insert_with(|| {
                         let stop = stop.child_token();
-                        let listening = listen(keeper.clone(), address, engine);
+                        let listening = Box::pin(listen(keeper.clone(), address, engine));
                         let until = stop.clone();
                         listeners.spawn(async move { until.run_until_cancelled(listening).await });
                         stop.drop_guard()

@@ -175,8 +175,6 @@ fn elsewhere(seen: &Seen<'_>, row: &Model) -> Result<Found, StoreError> {
                 format!("it is {}", row.state),
             )
         }),
-        // It may be on its way here.
-        S::Requested | S::Creating | S::Deleting => None,
         S::Running | S::Draining | S::Stopped | S::Unknown if age >= seen.settle => {
             let place = address_of(row).map_or_else(|| "nowhere".to_owned(), |at| at.to_string());
             Some((
@@ -185,7 +183,14 @@ fn elsewhere(seen: &Seen<'_>, row: &Model) -> Result<Found, StoreError> {
                 format!("it lives on {place}"),
             ))
         }
-        S::Running | S::Draining | S::Stopped | S::Unknown => None,
+        // It may be on its way here.
+        S::Requested
+        | S::Creating
+        | S::Deleting
+        | S::Running
+        | S::Draining
+        | S::Stopped
+        | S::Unknown => None,
     })
 }
 

@@ -166,9 +166,10 @@ impl Services {
             patch.provider = Set(provider);
         }
         let mut tx = self.store.begin().await?;
-        let row = match enabled.is_some() || patch.provider.is_set() {
-            true => regions::change(&mut tx, id, patch).await?,
-            false => regions::unscoped_by_id(&tx, id).await?,
+        let row = if enabled.is_some() || patch.provider.is_set() {
+            regions::change(&mut tx, id, patch).await?
+        } else {
+            regions::unscoped_by_id(&tx, id).await?
         };
         let row = row.ok_or(AppError::NotFound { what: "region" })?;
         let detail = json!({ "enabled": row.enabled, "provider": row.provider });

@@ -436,7 +436,13 @@ pub async fn seen_again(
     if row.draining_at.is_none() {
         return Ok(row);
     }
-    transition(tx, &row, ContainerEvent::Drain, Default::default()).await
+    transition(
+        tx,
+        &row,
+        ContainerEvent::Drain,
+        <ActiveModel as Default>::default(),
+    )
+    .await
 }
 
 /// Records when a client was last in a container. It is no change of the container, so its version stays.

@@ -99,24 +99,21 @@ pub async fn record(
         row.findings = Set(look.findings);
     }
     let shown = |row: &Model| (row.state.clone(), row.instances, row.findings.clone());
-    let (row, is_news) = match known {
-        Some(known) => {
-            row.id = Set(known.id);
-            let row = row.update(&tx).await?;
-            let is_news = shown(&row) != shown(&known);
-            (row, is_news)
+    let (row, is_news) = if let Some(known) = known {
+        row.id = Set(known.id);
+        let row = row.update(&tx).await?;
+        let is_news = shown(&row) != shown(&known);
+        (row, is_news)
+    } else {
+        row.id = Set(tx.new_id::<Engine>().uuid());
+        row.provider = Set(provider.to_owned());
+        row.endpoint = Set(endpoint.to_owned());
+        if look.state == EngineState::Down {
+            row.engine_version = Set(None);
+            row.instances = Set(0);
+            row.findings = Set(Json::Array(Vec::new()));
         }
-        None => {
-            row.id = Set(tx.new_id::<Engine>().uuid());
-            row.provider = Set(provider.to_owned());
-            row.endpoint = Set(endpoint.to_owned());
-            if look.state == EngineState::Down {
-                row.engine_version = Set(None);
-                row.instances = Set(0);
-                row.findings = Set(Json::Array(Vec::new()));
-            }
-            (row.insert(&tx).await?, true)
-        }
+        (row.insert(&tx).await?, true)
     };
     if is_news {
         tx.touched(Table::Engine, row.id, None);

@@ -68,29 +68,27 @@ pub async fn put(
     size: i32,
 ) -> Result<Model, StoreError> {
     let now = tx.now();
-    let row = match of(app, region).lock_exclusive().one(tx).await? {
-        Some(known) => {
-            let row = ActiveModel {
-                id: Set(known.id),
-                size: Set(size),
-                version: Set(known.version + 1),
-                updated_at: Set(now),
-                ..Default::default()
-            };
-            row.update(tx).await?
-        }
-        None => {
-            let row = ActiveModel {
-                id: Set(tx.new_id::<Pool>().uuid()),
-                app_id: Set(app.uuid()),
-                region_id: Set(region.uuid()),
-                size: Set(size),
-                version: Set(1),
-                created_at: Set(now),
-                updated_at: Set(now),
-            };
-            row.insert(tx).await?
-        }
+    let known = of(app, region).lock_exclusive().one(tx).await?;
+    let row = if let Some(known) = known {
+        let row = ActiveModel {
+            id: Set(known.id),
+            size: Set(size),
+            version: Set(known.version + 1),
+            updated_at: Set(now),
+            ..Default::default()
+        };
+        row.update(tx).await?
+    } else {
+        let row = ActiveModel {
+            id: Set(tx.new_id::<Pool>().uuid()),
+            app_id: Set(app.uuid()),
+            region_id: Set(region.uuid()),
+            size: Set(size),
+            version: Set(1),
+            created_at: Set(now),
+            updated_at: Set(now),
+        };
+        row.insert(tx).await?
     };
     tx.changed(row.change());
     Ok(row)

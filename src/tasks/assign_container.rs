@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Outside, failed, refill_pool};
+use super::{Outside, refill_pool};
 use crate::{
     domain::{Id, task::Priority},
     queue::{Run, TaskError, TaskKind},
@@ -46,7 +46,7 @@ impl TaskKind for AssignContainer {
             None => None,
         };
         let refill = match &pool {
-            Some(pool) => Some(refill_pool::request(&mut tx, pool).await.map_err(failed)?),
+            Some(pool) => Some(refill_pool::request(&mut tx, pool).await?),
             None => None,
         };
         tx.commit().await?;

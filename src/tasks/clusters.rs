@@ -11,7 +11,6 @@ use super::{
     Outside,
     create_container::find,
     drain_host::{clear, empty},
-    failed,
 };
 use crate::{
     domain::{
@@ -291,7 +290,7 @@ impl TaskKind for ClusterCommand {
         let given = host_commands::of_task(self.0.store.db(), task).await?;
         if given.is_empty() {
             let mut tx = run.begin(&self.0.store).await?;
-            let told = tell(&mut tx, task, &input).await.map_err(failed)?;
+            let told = tell(&mut tx, task, &input).await?;
             if told == 0 {
                 return Err(TaskError::Permanent {
                     code: "NO_HOSTS",

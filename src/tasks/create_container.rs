@@ -213,7 +213,7 @@ impl CreateContainer {
         let placed = match place::find(&tx, &row, &self.0.providers).await? {
             place::Found::Place(placed) => placed,
             place::Found::Nowhere => return Err(gone()),
-            place::Found::Full(why) => return Err(self.wait_for_room(&row, why, run)),
+            place::Found::Full(why) => return Err(self.wait_for_room(&row, &why, run)),
         };
         let provider = find(&self.0, &placed.address)?;
         let patch = ActiveModel {
@@ -234,7 +234,7 @@ impl CreateContainer {
     }
 
     /// Parks until there may be room, or gives up after a while.
-    fn wait_for_room(&self, row: &Model, why: String, run: &Run) -> TaskError {
+    fn wait_for_room(&self, row: &Model, why: &str, run: &Run) -> TaskError {
         let waited = (run.now() - row.updated_at).to_std().unwrap_or_default();
         if waited > ROOM {
             return TaskError::Permanent {

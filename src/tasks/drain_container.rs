@@ -121,9 +121,7 @@ impl TaskKind for DrainContainer {
         if row.state()? != ContainerState::Draining {
             return output(None);
         }
-        let (_, removal) = delete_container::request(&mut tx, &row, &others, None)
-            .await
-            .map_err(super::failed)?;
+        let (_, removal) = delete_container::request(&mut tx, &row, &others, None).await?;
         tx.commit().await?;
         output(Some(removal.task.id().to_string()))
     }

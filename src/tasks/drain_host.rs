@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Outside, delete_container, drain_container, failed, locked};
+use super::{Outside, delete_container, drain_container, locked};
 use crate::{
     domain::{
         Id,
@@ -150,7 +150,7 @@ pub async fn empty(
             Ok(()) => tx.commit().await?,
             // It has moved on meanwhile; the next look finds it as it is.
             Err(AppError::Illegal(_)) => {}
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(rows.len())
@@ -171,7 +171,7 @@ pub async fn clear(store: &Store, place: Place, run: &Run) -> Result<usize, Task
         match delete_container::request(&mut tx, &row, &live, None).await {
             Ok(_) => tx.commit().await?,
             Err(AppError::Illegal(_)) => {}
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(rows.len())

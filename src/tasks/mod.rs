@@ -73,11 +73,15 @@ pub async fn locked(
     Ok(row.map(|row| (live, row)))
 }
 
-/// An error of what a task asks for in turn.
-fn failed(error: AppError) -> TaskError {
-    TaskError::Retryable {
-        code: error.code(),
-        message: error.to_string(),
+impl From<AppError> for TaskError {
+    fn from(error: AppError) -> Self {
+        if let AppError::Internal(source) = &error {
+            tracing::warn!(%source, "a task met a fault of ours");
+        }
+        Self::Retryable {
+            code: error.code(),
+            message: error.to_string(),
+        }
     }
 }
 

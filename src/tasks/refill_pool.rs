@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Outside, create_container, delete_container, failed, locked};
+use super::{Outside, create_container, delete_container, locked};
 use crate::{
     domain::{Id, task::Priority, value::Dpi},
     error::AppError,
@@ -62,7 +62,7 @@ impl TaskKind for RefillPool {
 
     async fn run(&self, input: Input, run: &Run) -> Result<Output, TaskError> {
         let mut tx = run.begin(&self.0.store).await?;
-        let output = fill(&mut tx, Id::new(input.pool)).await.map_err(failed)?;
+        let output = fill(&mut tx, Id::new(input.pool)).await?;
         tx.commit().await?;
         Ok(output)
     }

@@ -106,7 +106,7 @@ async fn two_hundred_containers_come_and_go_and_nothing_is_left_over() {
     for name in ["ada", "bob", "cyd", "dan", "eve", "fay", "gus", "hal"] {
         people.push(web.person().sign_up(name).await);
     }
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let each = people.iter().zip(seed..);
     let each = each.map(|(person, seed)| tokio::spawn(churn(person.clone(), seed, 25)));
     let mut kept = BTreeSet::new();
@@ -188,7 +188,7 @@ async fn what_is_done_behind_our_back_is_put_right() {
             created.container
         ))
         .await;
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     docker(&["rm", "-f", &name]).await;
     let again = loop {
         let frame = socket.next().await.unwrap()["data"]["containerUpdated"].clone();
@@ -242,7 +242,7 @@ async fn what_is_done_behind_our_back_is_put_right() {
         .as_u128();
     let ours = by_hand(&deployment(&ground), key).await;
     let theirs = by_hand("another", key + 1).await;
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     until("it is removed", async || {
         listed(&ours).await.is_empty().then_some(())
     })
@@ -292,7 +292,7 @@ async fn a_database_restored_from_earlier_and_the_engine_come_together() {
     ada.container_in(&made_since, "RUNNING").await;
     assert_eq!(serve.end("-TERM").await.code(), Some(0));
     postgres(&ground, "pg_restore", &["--clean", "--if-exists", dump]).await;
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let serve = Process::start(&ground, "serve").await;
     let ada = ada.moved_to(serve.address.unwrap());
     until("what was made since is removed", async || {

@@ -61,6 +61,63 @@ async fn answers(person: &Person, container: &str) -> bool {
     }
 }
 
+/// Nine containers that answer, and where each is.
+async fn spread(ada: &Person, admin: &Person) -> (Vec<String>, BTreeMap<String, (String, bool)>) {
+    let began = Instant::now();
+    let mut made = Vec::new();
+    for _ in 0..COUNT {
+        let created = ada.ask("mutation { createContainer(input: {app: \"hello\", region: \"us-west-2\"}) { container { id } } }");
+        made.push(created.await.text("/createContainer/container/id"));
+    }
+    for container in &made {
+        until_within(MISSED, "it runs and answers", async || {
+            answers(ada, container).await.then_some(())
+        })
+        .await;
+    }
+    took(
+        &format!("{COUNT} containers asked for answer"),
+        began.elapsed(),
+    );
+    let before = until("each is known to be on a host", async || {
+        let placed = placed(admin).await;
+        placed
+            .values()
+            .all(|(host, runs)| *runs && !host.is_empty())
+            .then_some(placed)
+    })
+    .await;
+    let used: BTreeSet<&String> = before.values().map(|(host, _)| host).collect();
+    assert_eq!(used.len(), 3, "they are spread: {before:?}");
+    (made, before)
+}
+
+async fn has_capacity_of_three(admin: &Person, cluster: &str) {
+    let capacity = format!(
+        "{{ cluster(id: \"{cluster}\") {{ capacity {{ hosts running cpuTakenMillis }} }} }}"
+    );
+    let capacity = admin.ask(&capacity).await.ok("/cluster/capacity");
+    assert_eq!(
+        capacity,
+        json!({ "hosts": 3, "running": COUNT, "cpuTakenMillis": 250 * COUNT })
+    );
+}
+
+/// The lost node comes back, and everything is removed.
+async fn return_of(lost: &str, made: &[String], ada: &Person, admin: &Person) {
+    start(3).await;
+    until("the host is heard of again", async || {
+        (nodes(admin).await[lost] == "HEALTHY").then_some(())
+    })
+    .await;
+    for container in made {
+        ada.delete(container).await;
+    }
+    for container in made {
+        ada.container_in(container, "DELETED").await;
+    }
+}
+
 #[tokio::test]
 async fn a_lost_nodes_containers_are_told_of_and_run_elsewhere() {
     let ground = Ground::new()
@@ -86,40 +143,8 @@ async fn a_lost_nodes_containers_are_told_of_and_run_elsewhere() {
         "{three:?}"
     );
 
-    let began = Instant::now();
-    let mut made = Vec::new();
-    for _ in 0..COUNT {
-        let created = ada.ask("mutation { createContainer(input: {app: \"hello\", region: \"us-west-2\"}) { container { id } } }");
-        made.push(created.await.text("/createContainer/container/id"));
-    }
-    for container in &made {
-        until_within(MISSED, "it runs and answers", async || {
-            answers(&ada, container).await.then_some(())
-        })
-        .await;
-    }
-    took(
-        &format!("{COUNT} containers asked for answer"),
-        began.elapsed(),
-    );
-    let before = until("each is known to be on a host", async || {
-        let placed = placed(&admin).await;
-        placed
-            .values()
-            .all(|(host, runs)| *runs && !host.is_empty())
-            .then_some(placed)
-    })
-    .await;
-    let used: BTreeSet<&String> = before.values().map(|(host, _)| host).collect();
-    assert_eq!(used.len(), 3, "they are spread: {before:?}");
-    let capacity = format!(
-        "{{ cluster(id: \"{cluster}\") {{ capacity {{ hosts running cpuTakenMillis }} }} }}"
-    );
-    let capacity = admin.ask(&capacity).await.ok("/cluster/capacity");
-    assert_eq!(
-        capacity,
-        json!({ "hosts": 3, "running": COUNT, "cpuTakenMillis": 250 * COUNT })
-    );
+    let (made, before) = spread(&ada, &admin).await;
+    has_capacity_of_three(&admin, &cluster).await;
 
     let lost = node_id(3).await;
     let of_lost: Vec<&String> = before
@@ -189,17 +214,7 @@ async fn a_lost_nodes_containers_are_told_of_and_run_elsewhere() {
         );
     }
 
-    start(3).await;
-    until("the host is heard of again", async || {
-        (nodes(&admin).await[&lost] == "HEALTHY").then_some(())
-    })
-    .await;
-    for container in &made {
-        ada.delete(container).await;
-    }
-    for container in &made {
-        ada.container_in(container, "DELETED").await;
-    }
+    return_of(&lost, &made, &ada, &admin).await;
     drop(serve);
     ground.clear().await;
 }
