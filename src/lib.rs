@@ -11,7 +11,7 @@
 //! | with a life cycle | also `domain/<noun>.rs`, its table of transitions |
 //! | a mutation | a function in `services/<noun>.rs`, a resolver in `graphql/<noun>.rs`, who may in `graphql/access.rs`, a sample in `tests/access/samples.rs`, a test in `tests/` |
 //! | a kind of task | `tasks/<kind>.rs` with its input and run, a line in [`tasks::registry`] |
-//! | an engine | `providers/<engine>.rs`, a line in [`providers::from_settings`] and in `tests/providers.rs` |
+//! | an engine | `providers/<engine>.rs`, a line in [`providers::from_settings`] and in [`providers::KINDS`], the suite of `tests/providers.rs` run on it |
 //! | a setting | a field of [`config::Settings`] and its line in [`config::KEYS`] |
 
 // What runs on a host and talks for it to the server.

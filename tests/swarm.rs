@@ -246,6 +246,43 @@ async fn a_swarm_of_one_node_conforms() {
     conforms(Arc::new(Swarm::at(&required("TEST_SWARM_ALONE"))), &images).await;
 }
 
+/// The engine that has six ports to give away.
+#[tokio::test]
+async fn an_engine_without_a_port_left_is_full_until_one_is_given_back() {
+    let (engine, entropy) = (
+        main_webserver::providers::Docker::at(&required("TEST_SWARM_ALONE")),
+        Entropy::from_os(),
+    );
+    let go = CancellationToken::new();
+    let mut made = Vec::new();
+    let refused = loop {
+        assert!(made.len() < 20, "the ports do not end");
+        let spec = spec(&entropy, &shell(SERVE));
+        match engine.ensure(&spec, &go).await {
+            Ok(_) => made.push(spec),
+            Err(error) => break (spec, error),
+        }
+    };
+    say(&format!("{} containers, then: {}", made.len(), refused.1));
+    assert_eq!(
+        (refused.1.code(), refused.1.is_retryable()),
+        ("ENGINE_FULL", true),
+        "{}",
+        refused.1
+    );
+    let first = made.remove(0);
+    engine
+        .remove(first.container, Duration::ZERO)
+        .await
+        .unwrap();
+    // The same one fits now, though its first attempt left something behind.
+    let found = engine.ensure(&refused.0, &go).await.unwrap();
+    assert_eq!(found.ports.len(), 1);
+    for spec in made.iter().chain([&refused.0]) {
+        engine.remove(spec.container, Duration::ZERO).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn nodes_are_lost_and_what_they_had_is_placed_anew() {
     let swarm = swarm().await;

@@ -58,7 +58,12 @@ pub async fn ask_engines(keeper: &Keeper) -> Result<(), StoreError> {
         let Some(engine) = keeper.providers.at(&address) else {
             continue;
         };
-        match engine.nodes().await {
+        // A ping ends sooner than anything else an engine may be asked.
+        let nodes = match engine.ping().await {
+            Ok(_) => engine.nodes().await,
+            Err(error) => Err(error),
+        };
+        match nodes {
             Ok(nodes) => take_over(keeper, &cluster, nodes.unwrap_or_default()).await?,
             // Its silence says nothing of its nodes.
             Err(error) => tracing::debug!(%error, cluster = cluster.name, "its nodes are not told"),

@@ -39,7 +39,7 @@ pub async fn find(tx: &Tx<'_>, row: &Model, providers: &Providers) -> Result<Fou
     let Some(region) = regions::unscoped_by_id(tx, Id::new(row.region_id)).await? else {
         return Ok(Found::Nowhere);
     };
-    let mut open = match row.cluster_id {
+    let open = match row.cluster_id {
         Some(id) => clusters::unscoped_by_id(tx, Id::new(id))
             .await?
             .into_iter()
@@ -58,14 +58,19 @@ pub async fn find(tx: &Tx<'_>, row: &Model, providers: &Providers) -> Result<Fou
         }));
     }
     let mut why = String::new();
-    for cluster in open.drain(..) {
+    for cluster in open {
+        if let Err(full) = in_cluster(tx, &cluster, row).await? {
+            why = format!("cluster {} {full}", cluster.name);
+            continue;
+        }
+        // Only this one is locked, so that nobody waits in a circle; when it has been filled meanwhile, there is another time.
         let Some(cluster) = clusters::lock(tx, cluster.id()).await? else {
             continue;
         };
-        match in_cluster(tx, &cluster, row).await? {
-            Ok(place) => return Ok(Found::Place(place)),
-            Err(full) => why = format!("cluster {} {full}", cluster.name),
-        }
+        return Ok(match in_cluster(tx, &cluster, row).await? {
+            Ok(place) => Found::Place(place),
+            Err(full) => Found::Full(format!("cluster {} {full}", cluster.name)),
+        });
     }
     Ok(Found::Full(why))
 }

@@ -143,7 +143,8 @@ pub(in crate::providers) fn classify_as(
                     why: format!("{MISSING} thing: {message}"),
                 },
                 _ if said.contains("no space left")
-                    || said.contains("port is already allocated") =>
+                    || said.contains("port is already allocated")
+                    || said.contains("all ports are allocated") =>
                 {
                     ProviderError::Quota {
                         engine,
