@@ -143,9 +143,19 @@ async fn two_deletions_at_once_and_one_during_creation_leave_nothing() {
     let world = World::start().await;
     let ada = world.person("ada").await;
     let container = running(&ada).await;
+    let admin = world.admin().await;
+    let steer = async |field: &str| {
+        let text = format!(
+            "mutation {{ {field}(input: {{kind: \"delete_container\"}}) {{ pausedKinds }} }}"
+        );
+        admin.ask(&text).await.ok(&format!("/{field}"));
+    };
+    // The first is not over before the second comes.
+    steer("pauseTaskKind").await;
     let (one, two) = tokio::join!(ada.delete(&container), ada.delete(&container));
     let task = |reply: &Reply| reply.text("/deleteContainer/task/id");
     assert_eq!(task(&one), task(&two), "they are one");
+    steer("resumeTaskKind").await;
     ada.container_in(&container, "DELETED").await;
     let created = ada.create("hello").await;
     ada.delete(&created.container).await;
