@@ -328,7 +328,11 @@ async fn a_drained_node_gives_away_what_it_has() {
         let found = swarm.inspect(spec.container).await.unwrap()?;
         (found.status == Status::Ready && found.node.as_ref() != Some(&before)).then_some(found)
     };
-    assert!(answers(&until("it is ready on another", moved).await).await);
+    let found = until("it is ready on another", moved).await;
+    until("it answers there", async || {
+        answers(&found).await.then_some(())
+    })
+    .await;
     availability("active").await;
     healthy_within(&swarm, &before, NodeHealth::Ready).await;
     swarm.remove(spec.container, Duration::ZERO).await.unwrap();

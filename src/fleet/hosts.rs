@@ -139,6 +139,17 @@ async fn compare(keeper: &Keeper, host: &Model, node: &Node) -> Result<(), Store
             hosts::transition(&mut tx, host, HostEvent::Heard, seen(now)).await?;
             tx.commit().await
         }
+        // The engine takes its containers elsewhere by itself.
+        (NodeHealth::Draining, HostStatus::Healthy) => {
+            let mut tx = keeper.store.begin().await?;
+            hosts::transition(&mut tx, host, HostEvent::Drain, seen(now)).await?;
+            tx.commit().await
+        }
+        (NodeHealth::Ready, HostStatus::Draining) if !host.cordoned => {
+            let mut tx = keeper.store.begin().await?;
+            hosts::transition(&mut tx, host, HostEvent::Returned, seen(now)).await?;
+            tx.commit().await
+        }
         (NodeHealth::Ready | NodeHealth::Draining, _) if !is_fresh => {
             let mut tx = keeper.store.begin().await?;
             hosts::change(&mut tx, host, seen(now)).await?;

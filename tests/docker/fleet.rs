@@ -6,7 +6,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _}
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{docker, ground, listed};
+use super::{add_app, docker, ground, listed};
 use crate::{
     fleet::pools::{assign, filled, set_pool},
     harness::{
@@ -161,10 +161,12 @@ async fn two_hundred_containers_come_and_go_and_nothing_is_left_over() {
         wanted(&admin).await.is_empty().then_some(())
     })
     .await;
-    let failed = admin
-        .ask("{ tasks(filter: {state: {eq: FAILED}}) { totalCount } }")
-        .await;
-    assert_eq!(failed.ok("/tasks/totalCount"), 0);
+    // No task has failed but such as found their container given up meanwhile.
+    let failed = "{ tasks(first: 100, filter: {state: {eq: FAILED}}) { nodes { kind error { code message } } } }";
+    let failed = admin.ask(failed).await.ok("/tasks/nodes");
+    let is_wrong = |task: &&Value| task["error"]["code"] != "CONTAINER_GONE";
+    let wrong: Vec<&Value> = failed.as_array().unwrap().iter().filter(is_wrong).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
     drop((workers, web));
     ground.clear().await;
 }
@@ -257,6 +259,9 @@ async fn what_is_done_behind_our_back_is_put_right() {
     ground.clear().await;
 }
 
+/// The restored rows say that somebody leads, and that lead has to end first.
+const LEAD: Duration = Duration::from_secs(60);
+
 /// Runs a program of PostgreSQL on the test's database.
 async fn postgres(ground: &Ground, program: &str, arguments: &[&str]) {
     let path = format!("{}/{program}", required("TEST_POSTGRES_BIN"));
@@ -295,11 +300,11 @@ async fn a_database_restored_from_earlier_and_the_engine_come_together() {
     let began = tokio::time::Instant::now();
     let serve = Process::start(&ground, "serve").await;
     let ada = ada.moved_to(serve.address.unwrap());
-    until("what was made since is removed", async || {
+    until_within(LEAD, "what was made since is removed", async || {
         listed(&made_since).await.is_empty().then_some(())
     })
     .await;
-    until("what was removed since is there again", async || {
+    until_within(LEAD, "what was removed since is there again", async || {
         (listed(&removed_since).await.len() == 1).then_some(())
     })
     .await;
@@ -338,6 +343,57 @@ async fn a_database_restored_from_earlier_and_the_engine_come_together() {
         ada.delete(container).await;
         ada.container_in(container, "DELETED").await;
     }
+    drop(serve);
+    ground.clear().await;
+}
+
+#[tokio::test]
+async fn what_a_container_writes_is_read_from_its_end_and_as_it_comes() {
+    let ground = ground().await;
+    let serve = Process::start(&ground, "serve").await;
+    let talk =
+        "echo one; echo two >&2; n=0; while true; do sleep 1; n=$((n + 1)); echo tick $n; done";
+    add_app(&ground, "talks", "busybox:1.37", &["sh", "-c", talk]).await;
+    let ada = serve.person().sign_up("ada").await;
+    let created = ada.create("talks").await;
+    ada.container_in(&created.container, "RUNNING").await;
+    let id = &created.container;
+    let mut socket = ada.socket().await;
+    socket
+        .subscribe(&format!(
+            "subscription {{ containerLogAdded(id: \"{id}\") {{ message isError at }} }}"
+        ))
+        .await;
+    let mut lines: Vec<Value> = Vec::new();
+    while !lines.iter().any(|line| line["message"] == "tick 3") {
+        let frame = socket.next().await.unwrap();
+        lines.extend_from_slice(frame["data"]["containerLogAdded"].as_array().unwrap());
+    }
+    let said: BTreeSet<(String, bool)> = lines
+        .iter()
+        .map(|line| {
+            let message = line["message"].as_str().unwrap().to_owned();
+            (message, line["isError"] == true)
+        })
+        .collect();
+    let right = [
+        ("one", false),
+        ("two", true),
+        ("tick 1", false),
+        ("tick 2", false),
+        ("tick 3", false),
+    ];
+    let right = right.map(|(message, is_error)| (message.to_owned(), is_error));
+    assert_eq!(
+        (said, lines.len()),
+        (BTreeSet::from(right), 5),
+        "{lines:#?}"
+    );
+    let last = format!("{{ containerLogs(id: \"{id}\", last: 1) {{ message }} }}");
+    let last = ada.ask(&last).await.text("/containerLogs/0/message");
+    assert!(last.starts_with("tick "), "{last}");
+    ada.delete(id).await;
+    ada.container_in(id, "DELETED").await;
     drop(serve);
     ground.clear().await;
 }
