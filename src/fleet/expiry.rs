@@ -42,6 +42,10 @@ pub async fn end_unused(keeper: &Keeper) -> Result<(), StoreError> {
 /// Has the pools filled that have not as many containers as they should, whatever became of these.
 pub async fn fill_pools(keeper: &Keeper) -> Result<(), StoreError> {
     for pool in pools::unscoped_unfilled(keeper.store.db()).await? {
+        let room = refill_pool::may_make(keeper.store.db(), &pool, keeper.store.now()).await?;
+        if room == 0 {
+            continue;
+        }
         let mut tx = keeper.store.begin().await?;
         if unless_overtaken(refill_pool::request(&mut tx, &pool).await)?.is_some() {
             tx.commit().await?;

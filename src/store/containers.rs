@@ -248,6 +248,23 @@ pub async fn unscoped_warm(
         .await?)
 }
 
+/// How many that were made for a warm pool have failed since `since`.
+pub async fn unscoped_warm_failures(
+    db: &impl ConnectionTrait,
+    app: Id<App>,
+    region: Id<Region>,
+    since: DateTimeUtc,
+) -> Result<u64, StoreError> {
+    Ok(Entity::find()
+        .filter(Column::OwnerId.is_null())
+        .filter(Column::AppId.eq(app.uuid()))
+        .filter(Column::RegionId.eq(region.uuid()))
+        .filter(Column::State.eq(ContainerState::Failed.as_str()))
+        .filter(Column::EndedAt.gt(since))
+        .count(db)
+        .await?)
+}
+
 /// The row, locked by this transaction.
 pub async fn lock(tx: &Tx<'_>, id: Id<Container>) -> Result<Option<Model>, StoreError> {
     let row = Entity::find_by_id(id.uuid()).lock_exclusive();

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use sea_orm::ConnectionTrait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Outside, create_container, delete_container, locked};
 use crate::{
     domain::{Id, task::Priority, value::Dpi},
-    error::AppError,
+    error::{AppError, StoreError},
     queue::{Run, TaskError, TaskKind},
     store::{
         Tx, apps,
@@ -23,6 +25,10 @@ use crate::{
 const CHANNEL: &str = "stable";
 /// Most containers one run makes or removes; the next look finds the rest.
 const MOST: usize = 100;
+
+/// So many of a pool may fail within that time, or as many as it has, before no more are made for a while.
+const FAILURES: usize = 3;
+const LATELY: TimeDelta = TimeDelta::seconds(300);
 
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Input {
@@ -51,6 +57,19 @@ pub fn task_of(pool: &pools::Model) -> Result<NewTask, AppError> {
 /// Adds that task unless it waits already.
 pub async fn request(tx: &mut Tx<'_>, pool: &pools::Model) -> Result<tasks::Model, AppError> {
     Ok(tasks::insert(tx, task_of(pool)?).await?.task)
+}
+
+/// How many more containers may be made for a pool now: where many have failed lately, the next would as well.
+pub async fn may_make(
+    store: &impl ConnectionTrait,
+    pool: &pools::Model,
+    now: DateTime<Utc>,
+) -> Result<usize, StoreError> {
+    let (app, region) = (Id::new(pool.app_id), Id::new(pool.region_id));
+    let failed = containers::unscoped_warm_failures(store, app, region, now - LATELY).await?;
+    let failed = usize::try_from(failed).unwrap_or(usize::MAX);
+    let size = usize::try_from(pool.size).unwrap_or_default();
+    Ok(size.max(FAILURES).saturating_sub(failed))
 }
 
 pub struct RefillPool(pub Outside);
@@ -96,7 +115,8 @@ pub async fn fill(tx: &mut Tx<'_>, pool: Id<crate::domain::id::Pool>) -> Result<
             output.removed += 1;
         }
     }
-    let missing = wanted.saturating_sub(warm.len()).min(MOST);
+    let room = may_make(tx, &pool, tx.now()).await?;
+    let missing = wanted.saturating_sub(warm.len()).min(MOST).min(room);
     for _ in 0..missing {
         let container = NewContainer {
             owner: None,

@@ -193,3 +193,23 @@ async fn a_pool_of_nonsense_is_refused() {
     }
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_pool_of_what_cannot_run_is_not_filled_without_end() {
+    let world = World::start().await;
+    let admin = world.admin().await;
+    let set = "mutation { setWarmPool(input: {app: \"exiting-app\", region: \"us-east-1\", size: 2}) { task { id } } }";
+    admin.ask(set).await.ok("/setWarmPool");
+    let failed = async || {
+        let failed = "{ containers(filter: {state: {eq: FAILED}}) { totalCount } }";
+        admin.ask(failed).await.ok("/containers/totalCount")
+    };
+    until("three have failed", async || {
+        (failed().await == 3).then_some(())
+    })
+    .await;
+    // The pool is looked at every second.
+    crate::harness::nap(3000).await;
+    assert_eq!(failed().await, 3);
+    world.stop().await;
+}
