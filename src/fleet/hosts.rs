@@ -75,12 +75,8 @@ pub async fn ask_engines(keeper: &Keeper) -> Result<(), StoreError> {
 async fn take_over(keeper: &Keeper, cluster: &Cluster, nodes: Vec<Node>) -> Result<(), StoreError> {
     let now = keeper.store.now();
     let known = hosts::unscoped_of_cluster(keeper.store.db(), cluster.id()).await?;
-    let serves = |node: &&Node| {
-        node.cluster
-            .as_ref()
-            .is_none_or(|name| *name == cluster.name)
-    };
-    for node in nodes.iter().filter(serves) {
+    let serving = Node::serving(&nodes, &cluster.name);
+    for node in &serving {
         match known.iter().find(|host| host.instance_id == node.id) {
             Some(host) => compare(keeper, host, node).await?,
             None if node.health != NodeHealth::Down => {
@@ -105,9 +101,9 @@ async fn take_over(keeper: &Keeper, cluster: &Cluster, nodes: Vec<Node>) -> Resu
             None => {}
         }
     }
-    // A node that has left its swarm.
+    // A node that has left its swarm, or is kept for another cluster now.
     for host in known.iter().filter(|host| host.agent_version.is_none()) {
-        let is_there = nodes.iter().any(|node| node.id == host.instance_id);
+        let is_there = serving.iter().any(|node| node.id == host.instance_id);
         if !is_there && host.status()? != HostStatus::Dead {
             lose(keeper, host, HostEvent::Lost).await?;
         }
@@ -125,38 +121,32 @@ fn seen(at: DateTime<Utc>) -> ActiveModel {
 async fn compare(keeper: &Keeper, host: &Model, node: &Node) -> Result<(), StoreError> {
     let (status, now) = (host.status()?, keeper.store.now());
     let is_fresh = host.last_seen_at.is_some_and(|seen| now - seen < FRESH);
-    match (node.health, status) {
-        (NodeHealth::Down, HostStatus::Healthy) => lose(keeper, host, HostEvent::Silent).await,
+    let event = match (node.health, status) {
+        (NodeHealth::Down, HostStatus::Healthy) => {
+            return lose(keeper, host, HostEvent::Silent).await;
+        }
         (NodeHealth::Down, HostStatus::Stale | HostStatus::Draining)
             if host
                 .last_seen_at
                 .is_none_or(|seen| now - seen >= keeper.care.host_dead) =>
         {
-            lose(keeper, host, HostEvent::Lost).await
+            return lose(keeper, host, HostEvent::Lost).await;
         }
         (NodeHealth::Ready, HostStatus::Registered | HostStatus::Stale | HostStatus::Dead) => {
-            let mut tx = keeper.store.begin().await?;
-            hosts::transition(&mut tx, host, HostEvent::Heard, seen(now)).await?;
-            tx.commit().await
+            Some(HostEvent::Heard)
         }
         // The engine takes its containers elsewhere by itself.
-        (NodeHealth::Draining, HostStatus::Healthy) => {
-            let mut tx = keeper.store.begin().await?;
-            hosts::transition(&mut tx, host, HostEvent::Drain, seen(now)).await?;
-            tx.commit().await
-        }
-        (NodeHealth::Ready, HostStatus::Draining) if !host.cordoned => {
-            let mut tx = keeper.store.begin().await?;
-            hosts::transition(&mut tx, host, HostEvent::Returned, seen(now)).await?;
-            tx.commit().await
-        }
-        (NodeHealth::Ready | NodeHealth::Draining, _) if !is_fresh => {
-            let mut tx = keeper.store.begin().await?;
-            hosts::change(&mut tx, host, seen(now)).await?;
-            tx.commit().await
-        }
-        (NodeHealth::Ready | NodeHealth::Draining | NodeHealth::Down, _) => Ok(()),
-    }
+        (NodeHealth::Draining, HostStatus::Healthy) => Some(HostEvent::Drain),
+        (NodeHealth::Ready, HostStatus::Draining) if !host.cordoned => Some(HostEvent::Returned),
+        (NodeHealth::Ready | NodeHealth::Draining, _) if !is_fresh => None,
+        (NodeHealth::Ready | NodeHealth::Draining | NodeHealth::Down, _) => return Ok(()),
+    };
+    let mut tx = keeper.store.begin().await?;
+    match event {
+        Some(event) => hosts::transition(&mut tx, host, event, seen(now)).await?,
+        None => hosts::change(&mut tx, host, seen(now)).await?,
+    };
+    tx.commit().await
 }
 
 /// Draws the conclusions from the silence of agents.

@@ -111,16 +111,17 @@ pub struct Node {
 }
 
 impl Node {
+    /// Whether any of them is kept for a cluster, which then runs nowhere else.
+    pub fn are_kept(nodes: &[Self], cluster: &str) -> bool {
+        let mut labels = nodes.iter().map(|node| node.cluster.as_deref());
+        labels.any(|label| label == Some(cluster))
+    }
+
     /// Those that serve a cluster: the ones kept for it, or where there are none, the ones kept for nobody.
     pub fn serving<'a>(nodes: &'a [Self], cluster: &str) -> Vec<&'a Self> {
-        let of = |label: Option<&str>| {
-            let of = |node: &&Self| node.cluster.as_deref() == label;
-            nodes.iter().filter(of).collect::<Vec<_>>()
-        };
-        match of(Some(cluster)) {
-            kept if kept.is_empty() => of(None),
-            kept => kept,
-        }
+        let label = Self::are_kept(nodes, cluster).then_some(cluster);
+        let serves = |node: &&Self| node.cluster.as_deref() == label;
+        nodes.iter().filter(serves).collect()
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
         value::IdempotencyKey,
     },
     error::{AppError, StoreError},
-    providers::{Address, Instance, Prepared, Provider, ProviderError, Spec, Status},
+    providers::{Address, Instance, Node, Prepared, Provider, ProviderError, Spec, Status},
     queue::{GiveUp, Run, TaskError, TaskKind},
     store::{
         Store, Tx, apps, clusters,
@@ -258,11 +258,10 @@ impl CreateContainer {
         };
         // Only where machines are kept for the cluster it must not run on others.
         let mut kept = None;
-        if let (Some(cluster), Some(nodes)) = (cluster, provider.nodes().await?) {
-            let label = Some(&cluster.name);
-            if nodes.iter().any(|node| node.cluster.as_ref() == label) {
-                kept = Some(cluster.name);
-            }
+        if let (Some(cluster), Some(nodes)) = (cluster, provider.nodes().await?)
+            && Node::are_kept(&nodes, &cluster.name)
+        {
+            kept = Some(cluster.name);
         }
         Ok(Spec {
             container: row.id(),
