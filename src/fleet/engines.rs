@@ -13,7 +13,8 @@ pub async fn addresses(
     store: &Store,
     providers: &Providers,
 ) -> Result<BTreeSet<Address>, StoreError> {
-    let mut found = BTreeSet::from([providers.default_address()]);
+    let own = providers.default_address();
+    let mut found = BTreeSet::from([own.clone()]);
     let clusters = clusters::unscoped_standing(store.db()).await?;
     let hosts = hosts::unscoped_standing(store.db()).await?;
     for cluster in clusters {
@@ -28,7 +29,7 @@ pub async fn addresses(
                 });
             }
         }
-        if cluster.endpoint.is_some() || cluster.provider == found_name(providers) {
+        if cluster.endpoint.is_some() || cluster.provider == own.provider {
             found.insert(Address {
                 provider: cluster.provider,
                 endpoint: cluster.endpoint,
@@ -36,8 +37,4 @@ pub async fn addresses(
         }
     }
     Ok(found)
-}
-
-fn found_name(providers: &Providers) -> String {
-    providers.default_address().provider
 }

@@ -25,8 +25,9 @@ impl Services {
         last: u64,
     ) -> Result<Vec<Model>, AppError> {
         self.container(viewer, id).await?;
+        container_logs::want(&self.store, id, LIFE).await?;
         let give_up = self.store.now() + PATIENCE;
-        while !container_logs::want(&self.store, id, LIFE).await? {
+        while !container_logs::is_followed(&self.store, id).await? {
             if self.store.now() > give_up {
                 return Err(AppError::Unavailable {
                     what: "the container's log",

@@ -61,20 +61,7 @@ impl Services {
         viewer: Viewer,
         wanted: Wanted<'_>,
     ) -> Result<Created, AppError> {
-        let owner = signed_in(viewer)?;
-        let key = idempotency_key(wanted.idempotency_key)?;
-        let container = self.resolve(viewer, owner, &wanted).await?;
-        let earlier = self.replayed_creation(owner, key.as_ref(), &container);
-        if let Some(created) = earlier.await? {
-            return Ok(created);
-        }
-        self.admission.admit(&self.store, owner, 1).await?;
-        let mut tx = self.store.begin().await?;
-        self.keep_quota(&tx, owner).await?;
-        let made = create_container::request(&mut tx, container, key).await?;
-        let created = self.made(made, false)?;
-        tx.commit().await?;
-        Ok(created)
+        self.obtain(viewer, wanted, false).await
     }
 
     /// Gives a running container that nobody has to the viewer; where there is none, makes one.
@@ -82,6 +69,15 @@ impl Services {
         &self,
         viewer: Viewer,
         wanted: Wanted<'_>,
+    ) -> Result<Created, AppError> {
+        self.obtain(viewer, wanted, true).await
+    }
+
+    async fn obtain(
+        &self,
+        viewer: Viewer,
+        wanted: Wanted<'_>,
+        may_be_warm: bool,
     ) -> Result<Created, AppError> {
         let owner = signed_in(viewer)?;
         let key = idempotency_key(wanted.idempotency_key)?;
@@ -93,20 +89,22 @@ impl Services {
         self.admission.admit(&self.store, owner, 1).await?;
         let mut tx = self.store.begin().await?;
         self.keep_quota(&tx, owner).await?;
-        let made = match containers::assign_warm(&mut tx, &container, owner).await? {
-            None => {
-                let made = create_container::request(&mut tx, container, key).await?;
-                self.made(made, false)?
-            }
-            Some(row) => {
-                let input = assign_container::Input { container: row.id };
-                let task = input.into_task(Some(owner), Some(row.id))?.with_key(key);
-                let task = tasks::insert(&mut tx, task).await?;
-                self.made((row, task), true)?
-            }
+        let warm = if may_be_warm {
+            containers::assign_warm(&mut tx, &container, owner).await?
+        } else {
+            None
+        };
+        let created = if let Some(row) = warm {
+            let input = assign_container::Input { container: row.id };
+            let task = input.into_task(Some(owner), Some(row.id))?.with_key(key);
+            let task = tasks::insert(&mut tx, task).await?;
+            self.made((row, task), true)?
+        } else {
+            let made = create_container::request(&mut tx, container, key).await?;
+            self.made(made, false)?
         };
         tx.commit().await?;
-        Ok(made)
+        Ok(created)
     }
 
     fn made(

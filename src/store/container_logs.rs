@@ -65,12 +65,12 @@ pub struct NewLine {
     pub message: String,
 }
 
-/// Says that somebody reads a container's log for `life` from now on; whether all there was is here already.
+/// Says that somebody reads a container's log for `life` from now on.
 pub async fn want(
     store: &Store,
     container: Id<Container>,
     life: Duration,
-) -> Result<bool, StoreError> {
+) -> Result<(), StoreError> {
     let row = interest::ActiveModel {
         container_id: Set(container.uuid()),
         until: Set(store.now() + life),
@@ -85,6 +85,11 @@ pub async fn want(
         .on_conflict(longer)
         .exec_without_returning(store.db())
         .await?;
+    Ok(())
+}
+
+/// Whether all a container had written when its bringing began is here, and more is being brought.
+pub async fn is_followed(store: &Store, container: Id<Container>) -> Result<bool, StoreError> {
     let row = interest::Entity::find_by_id(container.uuid())
         .one(store.db())
         .await?;

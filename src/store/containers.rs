@@ -423,26 +423,6 @@ pub async fn unscoped_by_id(
     Ok(Entity::find_by_id(id.uuid()).one(db).await?)
 }
 
-/// Which of `ids` are containers nobody wants any more since before `before`.
-pub async fn unscoped_unwanted(
-    db: &impl ConnectionTrait,
-    ids: impl IntoIterator<Item = Id<Container>>,
-    before: DateTimeUtc,
-) -> Result<Vec<Id<Container>>, StoreError> {
-    let over = [ContainerState::Deleted, ContainerState::Failed];
-    debug_assert!(over.iter().all(|state| !state.is_wanted()));
-    let ids: Vec<Uuid> = Entity::find()
-        .select_only()
-        .column(Column::Id)
-        .filter(Column::Id.is_in(ids.into_iter().map(Id::uuid)))
-        .filter(Column::State.is_in(over.map(ContainerState::as_str)))
-        .filter(Column::UpdatedAt.lt(before))
-        .into_tuple()
-        .all(db)
-        .await?;
-    Ok(ids.into_iter().map(Id::new).collect())
-}
-
 /// Records that a container is heard of again; it goes on draining if it was.
 pub async fn seen_again(
     tx: &mut Tx<'_>,
