@@ -287,7 +287,7 @@ async fn an_unreliable_engine_ends_with_exactly_one_instance_each() {
     .await;
     let mut there: Vec<String> = instances
         .iter()
-        .map(|instance| instance.container.to_string())
+        .map(|instance| instance.id.to_string())
         .collect();
     running.sort();
     there.sort();
@@ -426,7 +426,7 @@ async fn a_late_creation_after_the_deletion_is_found_and_removed() {
     let old = world.reconcile().await;
     assert_eq!(old[0]["mended"], 1, "{old}");
     let left = world.engine.list().await.unwrap();
-    let left: Vec<_> = left.iter().map(|instance| instance.container).collect();
+    let left: Vec<_> = left.iter().map(|instance| instance.id).collect();
     assert_eq!(
         left,
         [stranger.container],

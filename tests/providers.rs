@@ -62,7 +62,7 @@ async fn of_this_suite(provider: &dyn Provider) -> Vec<Id<Container>> {
         .await
         .unwrap()
         .into_iter()
-        .map(|instance| instance.container);
+        .map(|instance| instance.id);
     listed
         .filter(|id| {
             id.uuid()
@@ -243,7 +243,7 @@ async fn events_tell_of_ours(provider: &dyn Provider, images: &Images, entropy: 
     let id = spec.container;
     let mut ours = provider
         .events()
-        .filter(move |event| std::future::ready(event.container == id))
+        .filter(move |event| std::future::ready(event.id == id))
         .boxed();
     let heard = tokio::spawn(async move { ours.next().await });
     // The stream may need a moment to be connected; what happens before is not told.

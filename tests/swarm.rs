@@ -162,7 +162,7 @@ async fn twelve(swarm: &Swarm) -> BTreeMap<Id<Container>, Instance> {
 /// What the swarm's list has of these.
 async fn listed(swarm: &Swarm, of: &BTreeMap<Id<Container>, Instance>) -> Vec<Instance> {
     let mut all = swarm.list().await.unwrap();
-    all.retain(|instance| of.contains_key(&instance.container));
+    all.retain(|instance| of.contains_key(&instance.id));
     all
 }
 
@@ -222,10 +222,10 @@ async fn lose(
     let all = until_within(MISSED, "all are ready on other nodes", replaced).await;
     took(&format!("{what}: all are ready elsewhere"), begun.elapsed());
     for instance in &all {
-        assert_eq!(made[&instance.container].handle, instance.handle);
+        assert_eq!(made[&instance.id].handle, instance.handle);
         let answered = async || answers(instance).await.then_some(());
         until("its new port answers", answered).await;
-        let inspected = swarm.inspect(instance.container).await.unwrap().unwrap();
+        let inspected = swarm.inspect(instance.id).await.unwrap().unwrap();
         assert_eq!(
             (&inspected.node, &inspected.ports),
             (&instance.node, &instance.ports)

@@ -321,6 +321,7 @@ fn container_log() -> TableCreateStatement {
         .table("container_log")
         .col(uuid("container_id"))
         .col(big_integer("line"))
+        .col(big_integer("mark"))
         .col(timestamp_with_time_zone("at"))
         .col(boolean("is_error"))
         .col(text("message"))

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::{Id, id::Container},
-    providers::{Instance, Provider as _, ProviderError, Status},
+    providers::{Engine as _, Instance, ProviderError, Status},
 };
 
 /// Lines of what an ended container said last.
@@ -89,7 +89,7 @@ impl Agent {
         let (heard, mut hearing) = mpsc::channel(EVENTS);
         let listen = async {
             while let Some(event) = events.next().await {
-                if heard.send(event.container).await.is_err() {
+                if heard.send(event.id).await.is_err() {
                     return;
                 }
             }
@@ -134,7 +134,7 @@ impl Agent {
     async fn report_all(&self, client: &Client) -> Result<(), Trouble> {
         self.take_count().await?;
         let instances = self.engine.list().await?;
-        let there: Vec<Id<Container>> = instances.iter().map(|found| found.container).collect();
+        let there: Vec<Id<Container>> = instances.iter().map(|found| found.id).collect();
         tracing::debug!(containers = there.len(), "all are told");
         stream::iter(&instances)
             .map(|instance| self.tell(client, instance))
@@ -181,7 +181,7 @@ impl Agent {
     }
 
     async fn tell(&self, client: &Client, instance: &Instance) -> Result<(), Trouble> {
-        let id = instance.container;
+        let id = instance.id;
         let (id_text, generation) = (id.to_string(), instance.generation);
         self.known.all().insert(id, generation);
         let input = match instance.status {
@@ -198,7 +198,7 @@ impl Agent {
                 json!({ "id": id_text, "report": "EXITED", "generation": generation, "exitCode": code, "message": said })
             }
             // Neither well nor over; more will happen to it.
-            Status::Created | Status::Starting | Status::Unhealthy => return Ok(()),
+            Status::Created | Status::Starting | Status::Unhealthy | Status::Off => return Ok(()),
         };
         self.send(client, id, input).await
     }

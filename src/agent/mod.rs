@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Secret,
     domain::{Clock, Entropy},
-    providers::{Docker, Provider as _},
+    providers::{Docker, Engine as _},
 };
 
 /// The pauses between attempts to connect lie between nothing and a ceiling that doubles, from the one to the other.

@@ -7,7 +7,7 @@ use migration::{Migrator, MigratorTrait as _};
 use super::say;
 use crate::{
     config::{Database, ProviderChoice, Settings},
-    providers::{Docker, Provider as _},
+    providers::{Docker, Engine as _},
     store::connection,
     web,
 };

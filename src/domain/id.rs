@@ -93,7 +93,7 @@ macro_rules! identified {
     ($($name:ident = $prefix:literal),* $(,)?) => {
         $(
             #[doc = concat!("Marker of a ", $prefix, "'s id.")]
-            #[derive(Debug)]
+            #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
             pub enum $name {}
             impl Identified for $name {
                 const PREFIX: &'static str = $prefix;
@@ -114,6 +114,9 @@ identified!(
     Engine = "engine",
     AuditEvent = "event",
     Container = "container",
+    VirtualMachine = "machine",
+    Image = "image",
+    Snapshot = "snapshot",
     Task = "task",
     Schedule = "schedule",
     Worker = "worker"

@@ -68,7 +68,7 @@ async fn listen(keeper: Keeper, address: Address, engine: Engine) {
         if engine.ping().await.is_ok() {
             let mut events = engine.events();
             while let Some(event) = events.next().await {
-                let id = event.container;
+                let id = event.id;
                 if let Err(error) = tasks::wake(&keeper.store, &topic(id)).await {
                     tracing::debug!(%error, "an event woke nobody; the clock will");
                 }

@@ -14,7 +14,7 @@ use super::Keeper;
 use crate::{
     domain::{Id, id::Container},
     error::StoreError,
-    providers::{Line, Provider},
+    providers::{Line, Provider, Start},
     store::{
         container_logs::{self, NewLine},
         containers,
@@ -76,8 +76,7 @@ async fn bring(keeper: Keeper, me: Uuid, container: Id<Container>) {
     loop {
         match bring_once(&keeper, me, container).await {
             Ok(()) => {}
-            // Another does; this worker is told so at its next look.
-            Err(StoreError::LeaseLost) => return,
+            // One that finds another at it stops at the next look, unless that one has gone by then.
             Err(error) => tracing::debug!(%error, %container, "its log is not brought for now"),
         }
         keeper.store.clock.sleep(AGAIN).await;
@@ -108,10 +107,11 @@ async fn follow(
     let store = &keeper.store;
     let newest = container_logs::newest(store, container).await?;
     // What is here already has been brought before, by this worker or another.
-    let known = newest.as_ref().map(|line| line.at);
+    let known = newest.as_ref().map(|line| line.mark);
+    let start = known.map_or(Start::Last(TAIL), Start::After);
     let mut number = newest.map_or(0, |line| line.line);
     let mut has_caught_up = false;
-    let mut lines = engine.follow(container, TAIL).ready_chunks(BATCH);
+    let mut lines = engine.follow(container, start).ready_chunks(BATCH);
     loop {
         let chunk = tokio::select! {
             biased;
@@ -128,14 +128,12 @@ async fn follow(
             }
             return Ok(());
         };
-        let new = |line: &Line| {
-            line.at
-                .is_none_or(|at| known.is_none_or(|known| at > known))
-        };
+        let new = |line: &Line| known.is_none_or(|known| line.mark > known);
         let new: Vec<NewLine> = chunk
             .into_iter()
             .filter(new)
             .map(|line| NewLine {
+                mark: line.mark,
                 at: line.at.unwrap_or_else(|| store.now()),
                 is_error: line.is_error,
                 message: line.text.replace('\0', "\u{fffd}"),

@@ -108,7 +108,7 @@ pub fn plan(seen: &Seen<'_>) -> Result<Vec<Finding>, StoreError> {
     let mut findings = Vec::new();
     let mut there = HashSet::new();
     for instance in seen.instances {
-        let id = instance.container;
+        let id = instance.id;
         let is_foreign = instance
             .deployment
             .as_deref()
@@ -147,7 +147,7 @@ type Found = Option<(Kind, Action, String)>;
 fn orphan(seen: &Seen<'_>, instance: &Instance) -> Found {
     // One without a deployment may be another's.
     instance.deployment.as_ref()?;
-    let since = seen.orphans.get(&instance.container).copied();
+    let since = seen.orphans.get(&instance.id).copied();
     let age = seen.now - since.unwrap_or(seen.now);
     let (action, detail) = if age < seen.grace {
         let left = (seen.grace - age).num_seconds();
@@ -232,6 +232,7 @@ fn known(seen: &Seen<'_>, row: &Model, instance: &Instance) -> Result<Found, Sto
             | Status::Starting
             | Status::Ready
             | Status::Unhealthy
+            | Status::Off
             | Status::Exited { .. },
         ) => None,
     })

@@ -165,7 +165,7 @@ impl Reconciler {
         for finding in doable.take(if mends { MOST } else { 0 }) {
             let instance = instances
                 .iter()
-                .find(|instance| instance.container == finding.container_id);
+                .find(|instance| instance.id == finding.container_id);
             match act(&self.keeper, &engine, finding, instance, &nodes).await {
                 Ok(done) => mended += usize::from(done),
                 Err(ActError::Store(error)) if error.is_outage() => return Err(error),
@@ -194,7 +194,7 @@ impl Reconciler {
         let here: HashSet<Uuid> = rows.iter().map(|row| row.id).collect();
         let rest = instances
             .iter()
-            .map(|instance| instance.container.uuid())
+            .map(|instance| instance.id.uuid())
             .filter(|id| !here.contains(id));
         let others = containers::unscoped_by_ids(store.db(), rest.collect()).await?;
         let (silent, nodes) = known_hosts(store).await?;
@@ -220,10 +220,8 @@ impl Reconciler {
             .map(|finding| finding.container_id)
             .collect();
         // Those of other engines stay as they are.
-        let of_here: HashSet<Id<Container>> = instances
-            .iter()
-            .map(|instance| instance.container)
-            .collect();
+        let of_here: HashSet<Id<Container>> =
+            instances.iter().map(|instance| instance.id).collect();
         self.orphans
             .retain(|id, _| orphans.contains(id) || !of_here.contains(id));
         for id in orphans {

@@ -3,6 +3,7 @@
 //! To add one: its file, its line in [`from_settings`], and its line in the conformance suite (`tests/providers`).
 
 mod docker;
+mod hypervisor;
 mod simulated;
 mod swarm;
 
@@ -18,13 +19,17 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 pub use docker::{About, Docker};
 use futures_util::stream::BoxStream;
+pub use hypervisor::{Console, ConsoleKind, Guest, Hypervisor, Image, Usage};
 pub use simulated::{Faults, Simulated};
 pub use swarm::Swarm;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{ProviderChoice, Settings},
-    domain::{Clock, Entropy, Id, id::Container},
+    domain::{
+        Clock, Entropy, Id,
+        id::{Container, Identified},
+    },
 };
 
 /// The label that says a thing on an engine is a container of this service; its value is the container's id.
@@ -34,8 +39,8 @@ pub const DEPLOYMENT: &str = "main-webserver.deployment";
 /// The label with how often the container has been made anew.
 pub const GENERATION: &str = "main-webserver.generation";
 
-/// The one name a container has on every engine, so that a second attempt finds the first one's work.
-pub fn instance_name(id: Id<Container>) -> String {
+/// The one name a container or a machine has on every engine, so that a second attempt finds the first one's work.
+pub fn instance_name<T: Identified>(id: Id<T>) -> String {
     format!("main-{id}")
 }
 
@@ -62,10 +67,10 @@ pub struct Spec {
     pub publish_address: IpAddr,
 }
 
-/// What an engine has.
+/// What an engine has of a `T`: of a container unless it says otherwise.
 #[derive(Clone, Debug)]
-pub struct Instance {
-    pub container: Id<Container>,
+pub struct Instance<T: Identified = Container> {
+    pub id: Id<T>,
     pub generation: i32,
     /// `None` for one that does not say.
     pub deployment: Option<String>,
@@ -90,6 +95,8 @@ pub enum Status {
     Ready,
     /// Running, and its health check fails.
     Unhealthy,
+    /// Ended in order; all it needs to start again is there. Only virtual machines rest so.
+    Off,
     /// Ended by itself.
     Exited { code: i64 },
 }
@@ -145,24 +152,35 @@ pub enum Prepared {
     Present,
 }
 
-/// Something happened to a container of ours.
+/// Something happened to a `T` of ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Happened {
-    pub container: Id<Container>,
+pub struct Happened<T: Identified = Container> {
+    pub id: Id<T>,
 }
 
-/// A line a container wrote.
+/// A line a container or a machine wrote.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Line {
+    /// Its place among the others, by which a reader goes on: it grows, and is not counted from anything.
+    pub mark: i64,
     /// When, by the engine's clock; `None` when it does not say.
     pub at: Option<DateTime<Utc>>,
     pub is_error: bool,
     pub text: String,
 }
 
-/// An engine. Every call is idempotent, ends within a bounded time, and leaves early when `stop` asks at a safe place.
+/// Where the reading of a log begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// With the last so many lines.
+    Last(u32),
+    /// With the first line that has a greater mark; some that have been read may come once more.
+    After(i64),
+}
+
+/// What holds `T`s: containers or virtual machines. Every call is idempotent and ends within a bounded time.
 #[async_trait]
-pub trait Provider: Send + Sync {
+pub trait Engine<T: Identified + Send + 'static>: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// Whether only this process sees what is on it.
@@ -173,39 +191,43 @@ pub trait Provider: Send + Sync {
     /// Whether it answers; its version, for people.
     async fn ping(&self) -> Result<String, ProviderError>;
 
+    /// What there is of one.
+    async fn inspect(&self, id: Id<T>) -> Result<Option<Instance<T>>, ProviderError>;
+
+    /// Ends and removes it with all it has, killing it after `grace`. Removing what is gone succeeds.
+    async fn remove(&self, id: Id<T>, grace: Duration) -> Result<(), ProviderError>;
+
+    /// Everything of ours, by label.
+    async fn list(&self) -> Result<Vec<Instance<T>>, ProviderError>;
+
+    /// The last `lines` lines it has written.
+    async fn logs(&self, id: Id<T>, lines: u32) -> Result<Vec<String>, ProviderError>;
+
+    /// The lines from `start` and then each new one, until it ends or the connection does.
+    fn follow(&self, id: Id<T>, start: Start) -> BoxStream<'static, Line>;
+
+    /// Its computers; `None` for an engine that is one.
+    async fn nodes(&self) -> Result<Option<Vec<Node>>, ProviderError> {
+        Ok(None)
+    }
+
+    /// What happens to those of ours from now on. Ends when the connection does; a lost event is not repeated.
+    fn events(&self) -> BoxStream<'static, Happened<T>>;
+}
+
+/// An engine of containers.
+#[async_trait]
+pub trait Provider: Engine<Container> {
     /// Makes sure the image is there, fetching it only when it is missing; ends with [`Prepared::Present`] or an error.
     fn prepare<'a>(&'a self, image: &'a str) -> BoxStream<'a, Result<Prepared, ProviderError>>;
 
     /// Makes sure the container exists in this generation and has been started; a second call gives the same instance, and
-    /// one of an older generation is removed first.
+    /// one of an older generation is removed first. Leaves early when `stop` asks at a safe place.
     async fn ensure(
         &self,
         spec: &Spec,
         stop: &CancellationToken,
     ) -> Result<Instance, ProviderError>;
-
-    /// What there is of a container.
-    async fn inspect(&self, id: Id<Container>) -> Result<Option<Instance>, ProviderError>;
-
-    /// Ends and removes it, killing it after `grace`. Removing what is gone succeeds.
-    async fn remove(&self, id: Id<Container>, grace: Duration) -> Result<(), ProviderError>;
-
-    /// Everything of ours, by label.
-    async fn list(&self) -> Result<Vec<Instance>, ProviderError>;
-
-    /// The last `lines` lines it has written.
-    async fn logs(&self, id: Id<Container>, lines: u32) -> Result<Vec<String>, ProviderError>;
-
-    /// The last `lines` lines and then each new one, until it ends or the connection does.
-    fn follow(&self, id: Id<Container>, lines: u32) -> BoxStream<'static, Line>;
-
-    /// Its machines; `None` for an engine that is one.
-    async fn nodes(&self) -> Result<Option<Vec<Node>>, ProviderError> {
-        Ok(None)
-    }
-
-    /// What happens to containers of ours from now on. Ends when the connection does; a lost event is not repeated.
-    fn events(&self) -> BoxStream<'static, Happened>;
 }
 
 /// An engine did not do what was asked.

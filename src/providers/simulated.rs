@@ -11,17 +11,19 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
-    sync::broadcast,
+    sync::{broadcast, watch},
 };
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    Happened, Instance, Line, Prepared, Provider, ProviderError, Spec, Status, instance_name,
+    Engine, Happened, Instance, Line, Prepared, Provider, ProviderError, Spec, Start, Status,
+    instance_name,
 };
 use crate::domain::{Clock, Entropy, Id, id::Container};
 
@@ -57,17 +59,24 @@ impl Default for Faults {
 
 struct Simulation {
     instance: Instance,
-    lines: Vec<String>,
-    /// Tells those who follow its lines of each new one; they end with it.
-    written: broadcast::Sender<String>,
+    /// What it has written; those who follow it end with it.
+    written: watch::Sender<Vec<Line>>,
     /// The sockets of its ports, closed with it.
     _servers: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Simulation {
-    fn write(&mut self, line: &str) {
-        self.lines.push(line.to_owned());
-        let _ = self.written.send(line.to_owned());
+    fn write(&self, at: DateTime<Utc>, line: &str) {
+        self.written.send_modify(|lines| {
+            let last = lines.last().map_or(0, |line| line.mark);
+            let time = at.timestamp_nanos_opt().unwrap_or_default();
+            lines.push(Line {
+                mark: time.max(last + 1),
+                at: Some(at),
+                is_error: false,
+                text: line.to_owned(),
+            });
+        });
     }
 }
 
@@ -120,8 +129,8 @@ impl Simulated {
 
     /// Writes a line into an instance's log.
     pub fn write(&self, id: Id<Container>, line: &str) {
-        if let Some(simulation) = self.instances().get_mut(&id) {
-            simulation.write(line);
+        if let Some(simulation) = self.instances().get(&id) {
+            simulation.write(self.clock.now(), line);
         }
     }
 
@@ -175,7 +184,7 @@ impl Simulated {
             (Status::Starting, "up")
         };
         let instance = Instance {
-            container: spec.container,
+            id: spec.container,
             generation: spec.generation,
             deployment: Some(spec.deployment.clone()),
             node: None,
@@ -184,12 +193,13 @@ impl Simulated {
             ip: Some(IpAddr::from([127, 0, 0, 1]).to_string()),
             ports,
         };
-        Ok(Simulation {
+        let started = Simulation {
             instance,
-            lines: vec![line.to_owned()],
-            written: broadcast::Sender::new(64),
+            written: watch::Sender::default(),
             _servers: if exits { Vec::new() } else { servers },
-        })
+        };
+        started.write(self.clock.now(), line);
+        Ok(started)
     }
 
     /// Lets the health check pass after a while.
@@ -208,8 +218,8 @@ impl Simulated {
                 && simulation.instance.status == Status::Starting
             {
                 simulation.instance.status = Status::Ready;
-                simulation.write("ready");
-                let _ = happened.send(Happened { container: id });
+                simulation.write(clock.now(), "ready");
+                let _ = happened.send(Happened { id });
             }
         });
     }
@@ -254,7 +264,7 @@ async fn serve(listener: TcpListener, greeting: String) {
 }
 
 #[async_trait]
-impl Provider for Simulated {
+impl Engine<Container> for Simulated {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -270,6 +280,80 @@ impl Provider for Simulated {
         Ok("simulated engine in this process".to_owned())
     }
 
+    async fn inspect(&self, id: Id<Container>) -> Result<Option<Instance>, ProviderError> {
+        self.enter().await?;
+        Ok(self
+            .instances()
+            .get(&id)
+            .map(|simulation| simulation.instance.clone()))
+    }
+
+    async fn remove(&self, id: Id<Container>, _grace: Duration) -> Result<(), ProviderError> {
+        let fate = self.enter().await?;
+        if self.instances().remove(&id).is_some() {
+            let _ = self.happened.send(Happened { id });
+        }
+        match fate {
+            Fate::AnswerLost => Err(lost()),
+            Fate::Answered => Ok(()),
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<Instance>, ProviderError> {
+        self.enter().await?;
+        Ok(self
+            .instances()
+            .values()
+            .map(|simulation| simulation.instance.clone())
+            .collect())
+    }
+
+    async fn logs(&self, id: Id<Container>, lines: u32) -> Result<Vec<String>, ProviderError> {
+        self.enter().await?;
+        let instances = self.instances();
+        let Some(simulation) = instances.get(&id) else {
+            return Ok(Vec::new());
+        };
+        let all = simulation.written.borrow();
+        let last = &all[all.len().saturating_sub(lines as usize)..];
+        Ok(last.iter().map(|line| line.text.clone()).collect())
+    }
+
+    fn follow(&self, id: Id<Container>, start: Start) -> BoxStream<'static, Line> {
+        let instances = self.instances();
+        let Some(simulation) = instances.get(&id) else {
+            return stream::empty().boxed();
+        };
+        let written = simulation.written.subscribe();
+        let from = {
+            let all = written.borrow();
+            match start {
+                Start::Last(lines) => all.len().saturating_sub(lines as usize),
+                Start::After(mark) => all.partition_point(|line| line.mark <= mark),
+            }
+        };
+        let portions = stream::unfold((written, from), async |(mut written, from)| {
+            loop {
+                let new = written.borrow_and_update()[from..].to_vec();
+                if !new.is_empty() {
+                    let read = from + new.len();
+                    return Some((stream::iter(new), (written, read)));
+                }
+                written.changed().await.ok()?;
+            }
+        });
+        portions.flatten().boxed()
+    }
+
+    fn events(&self) -> BoxStream<'static, Happened> {
+        BroadcastStream::new(self.happened.subscribe())
+            .filter_map(async |event| event.ok())
+            .boxed()
+    }
+}
+
+#[async_trait]
+impl Provider for Simulated {
     fn prepare<'a>(&'a self, image: &'a str) -> BoxStream<'a, Result<Prepared, ProviderError>> {
         if image.starts_with(MISSING_IMAGE) {
             let error = ProviderError::NoSuchImage {
@@ -315,9 +399,7 @@ impl Provider for Simulated {
             // Whoever was quicker has won.
             self.instances().entry(spec.container).or_insert(started);
             self.boot(spec.container);
-            let _ = self.happened.send(Happened {
-                container: spec.container,
-            });
+            let _ = self.happened.send(Happened { id: spec.container });
         }
         if fate == Fate::AnswerLost {
             return Err(lost());
@@ -330,68 +412,5 @@ impl Provider for Simulated {
             engine: NAME,
             why: "it vanished after it was made".to_owned(),
         })
-    }
-
-    async fn inspect(&self, id: Id<Container>) -> Result<Option<Instance>, ProviderError> {
-        self.enter().await?;
-        Ok(self
-            .instances()
-            .get(&id)
-            .map(|simulation| simulation.instance.clone()))
-    }
-
-    async fn remove(&self, id: Id<Container>, _grace: Duration) -> Result<(), ProviderError> {
-        let fate = self.enter().await?;
-        if self.instances().remove(&id).is_some() {
-            let _ = self.happened.send(Happened { container: id });
-        }
-        match fate {
-            Fate::AnswerLost => Err(lost()),
-            Fate::Answered => Ok(()),
-        }
-    }
-
-    async fn list(&self) -> Result<Vec<Instance>, ProviderError> {
-        self.enter().await?;
-        Ok(self
-            .instances()
-            .values()
-            .map(|simulation| simulation.instance.clone())
-            .collect())
-    }
-
-    async fn logs(&self, id: Id<Container>, lines: u32) -> Result<Vec<String>, ProviderError> {
-        self.enter().await?;
-        let instances = self.instances();
-        let all = instances
-            .get(&id)
-            .map(|simulation| simulation.lines.as_slice())
-            .unwrap_or_default();
-        Ok(all[all.len().saturating_sub(lines as usize)..].to_vec())
-    }
-
-    fn follow(&self, id: Id<Container>, lines: u32) -> BoxStream<'static, Line> {
-        let instances = self.instances();
-        let Some(simulation) = instances.get(&id) else {
-            return stream::empty().boxed();
-        };
-        let from = simulation.lines.len().saturating_sub(lines as usize);
-        let written = BroadcastStream::new(simulation.written.subscribe());
-        let clock = Arc::clone(&self.clock);
-        let line = move |text| Line {
-            at: Some(clock.now()),
-            is_error: false,
-            text,
-        };
-        stream::iter(simulation.lines[from..].to_vec())
-            .chain(written.filter_map(async |line| line.ok()))
-            .map(line)
-            .boxed()
-    }
-
-    fn events(&self) -> BoxStream<'static, Happened> {
-        BroadcastStream::new(self.happened.subscribe())
-            .filter_map(async |event| event.ok())
-            .boxed()
     }
 }

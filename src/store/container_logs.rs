@@ -27,6 +27,8 @@ pub struct Model {
     /// Grows by one with each line of the container.
     #[sea_orm(primary_key, auto_increment = false)]
     pub line: i64,
+    /// Its place in the engine's own log.
+    pub mark: i64,
     pub at: DateTimeUtc,
     pub is_error: bool,
     pub message: String,
@@ -60,6 +62,7 @@ pub mod interest {
 
 /// A line to add.
 pub struct NewLine {
+    pub mark: i64,
     pub at: DateTimeUtc,
     pub is_error: bool,
     pub message: String,
@@ -184,6 +187,7 @@ pub async fn append(
         ActiveModel {
             container_id: Set(container.uuid()),
             line: Set(number),
+            mark: Set(line.mark),
             at: Set(line.at),
             is_error: Set(line.is_error),
             message: Set(line.message),

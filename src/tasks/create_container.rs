@@ -303,7 +303,7 @@ impl CreateContainer {
                 run.progress(99, "running").await?;
                 Ok(output(row))
             }
-            Status::Created | Status::Starting => {
+            Status::Created | Status::Starting | Status::Off => {
                 // Every step of a row's life moves `updated_at`; the last one was the start on the engine.
                 if run.now() - row.updated_at
                     > chrono::TimeDelta::seconds(HEALTH.as_secs().cast_signed())

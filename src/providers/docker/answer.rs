@@ -52,7 +52,7 @@ pub(super) fn read_summary(id: Id<Container>, found: ContainerSummary) -> Option
         .into_values()
         .find_map(|endpoint| endpoint.ip_address);
     Some(Instance {
-        container: id,
+        id,
         generation,
         deployment,
         node: None,
@@ -99,7 +99,7 @@ pub(super) fn read(id: Id<Container>, found: ContainerInspectResponse) -> Instan
     let config = found.config.unwrap_or_default();
     let (generation, deployment) = labelled(config.labels.as_ref());
     Instance {
-        container: id,
+        id,
         generation,
         deployment,
         node: None,

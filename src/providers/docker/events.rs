@@ -28,7 +28,7 @@ pub(super) fn of(engine: &bollard::Docker, since: Option<&str>) -> BoxStream<'st
     seen.filter_map(async |event| {
         let actor = event.ok()?.actor?;
         Some(Happened {
-            container: Id::parse(actor.attributes?.get(LABEL)?)?,
+            id: Id::parse(actor.attributes?.get(LABEL)?)?,
         })
     })
     .boxed()

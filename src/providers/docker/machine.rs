@@ -9,7 +9,7 @@ use chrono::DateTime;
 use futures_util::stream::BoxStream;
 
 use super::{CALL, Docker, PING, events, within};
-use crate::providers::{Happened, LABEL, Provider as _, ProviderError};
+use crate::providers::{Engine as _, Happened, LABEL, ProviderError};
 
 /// What an engine says of itself.
 pub struct About {

@@ -15,8 +15,8 @@ use bollard::{
     errors::Error,
     models::{ContainerCreateBody, ContainerInspectResponse, HostConfig, PortBinding},
     query_parameters::{
-        CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
-        RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptions,
+        LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
     },
 };
 use chrono::{DateTime, Utc};
@@ -27,8 +27,8 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DEPLOYMENT, GENERATION, Happened, Instance, LABEL, Line, Prepared, Provider, ProviderError,
-    Spec, Status, instance_name,
+    DEPLOYMENT, Engine, GENERATION, Happened, Instance, LABEL, Line, Prepared, Provider,
+    ProviderError, Spec, Start, Status, instance_name,
 };
 use crate::domain::{Id, id::Container};
 
@@ -178,7 +178,7 @@ fn body(spec: &Spec) -> ContainerCreateBody {
 }
 
 #[async_trait]
-impl Provider for Docker {
+impl Engine<Container> for Docker {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -191,43 +191,6 @@ impl Provider for Docker {
                 .version
                 .unwrap_or_else(|| "of an unknown version".to_owned())
         ))
-    }
-
-    fn prepare<'a>(&'a self, image: &'a str) -> BoxStream<'a, Result<Prepared, ProviderError>> {
-        stream::once(async move {
-            let engine = self.engine().await?;
-            match within(CALL, engine.inspect_image(image)).await {
-                Ok(_) => Ok(stream::once(std::future::ready(Ok(Prepared::Present))).boxed()),
-                Err(error) if is_missing(&error) => Ok(pull(engine, image).boxed()),
-                Err(error) => Err(error),
-            }
-        })
-        .try_flatten()
-        .boxed()
-    }
-
-    async fn ensure(
-        &self,
-        spec: &Spec,
-        stop: &CancellationToken,
-    ) -> Result<Instance, ProviderError> {
-        let found = self.made(spec, stop).await?;
-        if found.status != Status::Created {
-            return Ok(found);
-        }
-        if stop.is_cancelled() {
-            return Err(ProviderError::Stopped);
-        }
-        within(
-            CALL,
-            self.engine().await?.start_container(&found.handle, None),
-        )
-        .await?;
-        let started = self.inspect(spec.container).await?;
-        started.ok_or_else(|| ProviderError::Failed {
-            engine: NAME,
-            why: "it vanished after its start".to_owned(),
-        })
     }
 
     async fn inspect(&self, id: Id<Container>) -> Result<Option<Instance>, ProviderError> {
@@ -331,14 +294,8 @@ impl Provider for Docker {
         Ok(text.lines().map(str::to_owned).collect())
     }
 
-    fn follow(&self, id: Id<Container>, lines: u32) -> BoxStream<'static, Line> {
-        let options = LogsOptionsBuilder::new()
-            .stdout(true)
-            .stderr(true)
-            .timestamps(true)
-            .follow(true)
-            .tail(&lines.to_string())
-            .build();
+    fn follow(&self, id: Id<Container>, start: Start) -> BoxStream<'static, Line> {
+        let options = read_from(start);
         match self.agreed.get() {
             None => stream::empty().boxed(),
             Some(engine) => lines_of(engine.logs(&instance_name(id), Some(options))).boxed(),
@@ -354,11 +311,68 @@ impl Provider for Docker {
     }
 }
 
-/// Whole lines from the pieces of an engine's log, each with its time in front.
+#[async_trait]
+impl Provider for Docker {
+    fn prepare<'a>(&'a self, image: &'a str) -> BoxStream<'a, Result<Prepared, ProviderError>> {
+        stream::once(async move {
+            let engine = self.engine().await?;
+            match within(CALL, engine.inspect_image(image)).await {
+                Ok(_) => Ok(stream::once(std::future::ready(Ok(Prepared::Present))).boxed()),
+                Err(error) if is_missing(&error) => Ok(pull(engine, image).boxed()),
+                Err(error) => Err(error),
+            }
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    async fn ensure(
+        &self,
+        spec: &Spec,
+        stop: &CancellationToken,
+    ) -> Result<Instance, ProviderError> {
+        let found = self.made(spec, stop).await?;
+        if found.status != Status::Created {
+            return Ok(found);
+        }
+        if stop.is_cancelled() {
+            return Err(ProviderError::Stopped);
+        }
+        within(
+            CALL,
+            self.engine().await?.start_container(&found.handle, None),
+        )
+        .await?;
+        let started = self.inspect(spec.container).await?;
+        started.ok_or_else(|| ProviderError::Failed {
+            engine: NAME,
+            why: "it vanished after its start".to_owned(),
+        })
+    }
+}
+
+/// What is asked of a log that is read from `start` on and as it grows. An engine counts in whole seconds.
+pub(super) fn read_from(start: Start) -> LogsOptions {
+    let options = LogsOptionsBuilder::new()
+        .stdout(true)
+        .stderr(true)
+        .timestamps(true)
+        .follow(true);
+    match start {
+        Start::Last(lines) => options.tail(&lines.to_string()),
+        Start::After(mark) => {
+            options.since(i32::try_from(mark.div_euclid(1_000_000_000)).unwrap_or_default())
+        }
+    }
+    .build()
+}
+
+/// Whole lines from the pieces of an engine's log, each with its time in front, which is its mark, too.
 pub(super) fn lines_of(
     pieces: impl Stream<Item = Result<LogOutput, Error>> + Send + 'static,
 ) -> impl Stream<Item = Line> + Send + 'static {
     let mut begun = [String::new(), String::new()];
+    let mut mark = 0;
     pieces
         .take_while(|piece| std::future::ready(piece.is_ok()))
         .filter_map(|piece| std::future::ready(piece.ok()))
@@ -375,6 +389,11 @@ pub(super) fn lines_of(
             if begun.len() > LONGEST_LINE {
                 whole.push(line_of(&std::mem::take(begun), is_error));
             }
+            for line in &mut whole {
+                let time = line.at.and_then(|at| at.timestamp_nanos_opt());
+                mark = time.unwrap_or(mark);
+                line.mark = mark;
+            }
             stream::iter(whole)
         })
         .flatten()
@@ -387,6 +406,7 @@ fn line_of(line: &str, is_error: bool) -> Line {
     };
     let text = if at.is_some() { text } else { line };
     Line {
+        mark: 0,
         at,
         is_error,
         text: text.chars().take(LONGEST_LINE).collect(),

@@ -61,7 +61,7 @@ impl Listener {
             tokio::select! {
                 hint = self.hints.next() => {
                     let hint = hint?.ok()?;
-                    self.told.extend(named(&hint).map(|container| Happened { container }));
+                    self.told.extend(named(&hint).map(|id| Happened { id }));
                     self.next_look = self.next_look.min(Instant::now() + BURST);
                 }
                 () = pause(until_look) => {
@@ -80,8 +80,7 @@ impl Listener {
             let changed = now.iter().filter(|(id, it)| before.get(id) != Some(it));
             let gone = before.keys().filter(|id| !now.contains_key(id));
             let ids = changed.map(|(id, _)| *id).chain(gone.copied());
-            self.told
-                .extend(ids.map(|container| Happened { container }));
+            self.told.extend(ids.map(|id| Happened { id }));
         }
         self.known = Some(now);
         Some(())

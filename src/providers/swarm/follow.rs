@@ -4,16 +4,16 @@
 
 use std::time::Duration;
 
-use bollard::{
-    models::{Task, TaskState},
-    query_parameters::LogsOptionsBuilder,
-};
+use bollard::models::{Task, TaskState};
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 
 use super::{pause, task, tasks_of};
 use crate::{
     domain::{Id, id::Container},
-    providers::{Line, docker::lines_of},
+    providers::{
+        Line, Start,
+        docker::{lines_of, read_from},
+    },
 };
 
 /// Time between two looks for a task in the place of the one that is read.
@@ -21,16 +21,16 @@ const LOOK: Duration = Duration::from_secs(1);
 /// What a log gets after its task's end, for its last lines to arrive.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// The last `lines` lines of the task that runs, then each new one, until the container ends or the connection does.
+/// The lines from `start` of the task that runs, then each new one, until the container ends or the connection does.
 pub(super) fn follow(
     manager: bollard::Docker,
     id: Id<Container>,
-    lines: u32,
+    start: Start,
 ) -> BoxStream<'static, Line> {
     let reader = Reader {
         manager,
         id,
-        tail: lines.to_string(),
+        start,
         read: None,
     };
     stream::unfold(reader, Reader::next).flatten().boxed()
@@ -40,8 +40,8 @@ pub(super) fn follow(
 struct Reader {
     manager: bollard::Docker,
     id: Id<Container>,
-    /// How many lines of the next task's past are wanted.
-    tail: String,
+    /// Where the reading of the next task's log begins.
+    start: Start,
     /// The task read last.
     read: Option<String>,
 }
@@ -54,7 +54,7 @@ impl Reader {
             if self.read != task.id && task::has_started(&task) {
                 let log = self.log(task.id.clone()?);
                 self.read = task.id;
-                "all".clone_into(&mut self.tail);
+                self.start = Start::After(0);
                 return Some((log, self));
             }
             if task::is_given_up(&task) {
@@ -72,14 +72,7 @@ impl Reader {
     }
 
     fn log(&self, task: String) -> BoxStream<'static, Line> {
-        let options = LogsOptionsBuilder::new()
-            .stdout(true)
-            .stderr(true)
-            .timestamps(true)
-            .follow(true)
-            .tail(&self.tail)
-            .build();
-        let pieces = self.manager.task_logs(&task, Some(options));
+        let pieces = self.manager.task_logs(&task, Some(read_from(self.start)));
         lines_of(pieces)
             .take_until(self.clone().ended(task))
             .boxed()

@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::task::Seen;
 use super::{
-    Happened, Instance, LABEL, Line, Node, NodeHealth, Prepared, Provider, ProviderError, Spec,
-    Status,
+    Engine, Happened, Instance, LABEL, Line, Node, NodeHealth, Prepared, Provider, ProviderError,
+    Spec, Start, Status,
     docker::answer::{classify_as, is_missing},
     instance_name,
 };
@@ -155,7 +155,7 @@ impl Swarm {
 }
 
 #[async_trait]
-impl Provider for Swarm {
+impl Engine<Container> for Swarm {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -177,44 +177,6 @@ impl Provider for Swarm {
         let nodes = swarm.nodes.unwrap_or_default();
         let noun = if nodes == 1 { "node" } else { "nodes" };
         Ok(format!("Docker {version}, manager of {nodes} {noun}"))
-    }
-
-    /// Nothing to do: each node fetches for itself, and [`Swarm::ensure`] tells when none can.
-    fn prepare<'a>(&'a self, _: &'a str) -> BoxStream<'a, Result<Prepared, ProviderError>> {
-        stream::once(std::future::ready(Ok(Prepared::Present))).boxed()
-    }
-
-    async fn ensure(
-        &self,
-        spec: &Spec,
-        stop: &CancellationToken,
-    ) -> Result<Instance, ProviderError> {
-        let (mut seen, is_new) = self.made(spec, stop).await?;
-        let mut deadline = Instant::now() + SETTLE;
-        loop {
-            let task = seen.task.as_ref();
-            if let Some(refusal) = task.and_then(|task| task::refusal(task, &spec.image)) {
-                if !refusal.is_retryable() {
-                    self.remove(spec.container, service::GRACE).await?;
-                }
-                return Err(refusal);
-            }
-            if task.is_some_and(task::has_started) {
-                deadline = deadline.min(Instant::now() + BOOT);
-            }
-            let is_settled = seen.instance.status != Status::Starting;
-            if is_settled || !is_new || Instant::now() > deadline {
-                return Ok(seen.instance);
-            }
-            if stop.is_cancelled() {
-                return Err(ProviderError::Stopped);
-            }
-            pause(LOOK).await;
-            seen = self.look(spec.container).await?.ok_or_else(|| {
-                let why = "it vanished after its start".to_owned();
-                ProviderError::Failed { engine: NAME, why }
-            })?;
-        }
     }
 
     async fn inspect(&self, id: Id<Container>) -> Result<Option<Instance>, ProviderError> {
@@ -308,10 +270,10 @@ impl Provider for Swarm {
         Ok(text.lines().map(str::to_owned).collect())
     }
 
-    fn follow(&self, id: Id<Container>, lines: u32) -> BoxStream<'static, Line> {
+    fn follow(&self, id: Id<Container>, start: Start) -> BoxStream<'static, Line> {
         match self.agreed.get() {
             None => stream::empty().boxed(),
-            Some(manager) => follow::follow(manager.clone(), id, lines),
+            Some(manager) => follow::follow(manager.clone(), id, start),
         }
     }
 
@@ -324,6 +286,47 @@ impl Provider for Swarm {
         match self.agreed.get() {
             None => stream::empty().boxed(),
             Some(manager) => events::events(manager.clone()),
+        }
+    }
+}
+
+#[async_trait]
+impl Provider for Swarm {
+    /// Nothing to do: each node fetches for itself, and [`Swarm::ensure`] tells when none can.
+    fn prepare<'a>(&'a self, _: &'a str) -> BoxStream<'a, Result<Prepared, ProviderError>> {
+        stream::once(std::future::ready(Ok(Prepared::Present))).boxed()
+    }
+
+    async fn ensure(
+        &self,
+        spec: &Spec,
+        stop: &CancellationToken,
+    ) -> Result<Instance, ProviderError> {
+        let (mut seen, is_new) = self.made(spec, stop).await?;
+        let mut deadline = Instant::now() + SETTLE;
+        loop {
+            let task = seen.task.as_ref();
+            if let Some(refusal) = task.and_then(|task| task::refusal(task, &spec.image)) {
+                if !refusal.is_retryable() {
+                    self.remove(spec.container, service::GRACE).await?;
+                }
+                return Err(refusal);
+            }
+            if task.is_some_and(task::has_started) {
+                deadline = deadline.min(Instant::now() + BOOT);
+            }
+            let is_settled = seen.instance.status != Status::Starting;
+            if is_settled || !is_new || Instant::now() > deadline {
+                return Ok(seen.instance);
+            }
+            if stop.is_cancelled() {
+                return Err(ProviderError::Stopped);
+            }
+            pause(LOOK).await;
+            seen = self.look(spec.container).await?.ok_or_else(|| {
+                let why = "it vanished after its start".to_owned();
+                ProviderError::Failed { engine: NAME, why }
+            })?;
         }
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn join(
     let (generation, deployment) =
         answer::labelled(service.spec.as_ref().and_then(|spec| spec.labels.as_ref()));
     let instance = Instance {
-        container: id,
+        id,
         generation,
         deployment,
         handle: service.id.unwrap_or_default(),
