@@ -4,6 +4,7 @@
 
 mod docker;
 mod hypervisor;
+mod qemu;
 mod simulated;
 mod swarm;
 
@@ -20,6 +21,7 @@ use chrono::{DateTime, Utc};
 pub use docker::{About, Docker};
 use futures_util::stream::BoxStream;
 pub use hypervisor::{Console, ConsoleKind, Guest, Hypervisor, Image, Usage};
+pub use qemu::{Accel, Qemu, QemuSettings};
 pub use simulated::{Faults, Simulated};
 pub use swarm::Swarm;
 use tokio_util::sync::CancellationToken;
