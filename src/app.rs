@@ -337,6 +337,7 @@ fn care(settings: &Settings) -> Care {
         orphan_grace: delta(settings.orphan_grace),
         host_stale: delta(settings.host_stale),
         host_dead: delta(settings.host_dead),
+        spare_idle: delta(settings.spare_idle),
         idle: settings.container_idle.map(delta),
         abandoned: settings.container_abandoned.map(delta),
     }

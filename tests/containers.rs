@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use main_webserver::{
     app::Role,
     domain::{Id, id::Container},
-    providers::{Faults, Provider as _, Spec},
+    providers::{Engine as _, Faults, Provider as _, Spec},
     queue::{Dispatcher, MemoryQueue, Sweeper},
 };
 use serde_json::json;

@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use main_webserver::{
     domain::{Entropy, Id, SystemClock, id::Container},
-    providers::{Instance, Prepared, Provider, ProviderError, Simulated, Spec, Status},
+    providers::{Instance, Prepared, Provider, ProviderError, Simulated, Spec, Start, Status},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{HTTP, QUICK, until};
+use crate::harness::{HTTP, PATIENCE, QUICK, until};
 
 /// What the suite runs on an engine.
 pub struct Images {
@@ -218,6 +218,18 @@ async fn an_instance_that_ends_is_seen_with_its_code(
         .unwrap();
     assert_eq!(again.status, Status::Exited { code: 1 });
     assert!(!provider.logs(spec.container, 5).await.unwrap().is_empty());
+    let first_after = async |start: Start, read: i64| {
+        let lines = provider.follow(spec.container, start);
+        let mut new = lines
+            .filter(|line| std::future::ready(line.mark > read))
+            .boxed();
+        let first = tokio::time::timeout(PATIENCE, new.next());
+        first.await.expect("a line in time").expect("a line")
+    };
+    let first = first_after(Start::Last(100), 0).await;
+    let before = first.mark - 1;
+    let again = first_after(Start::After(before), before).await;
+    assert_eq!(again, first, "the reading goes on after a mark");
     provider
         .remove(spec.container, Duration::ZERO)
         .await

@@ -12,7 +12,7 @@ use std::{
 use futures_util::{StreamExt as _, future::join_all};
 use main_webserver::{
     domain::{Entropy, Id, id::Container},
-    providers::{Instance, NodeHealth, Provider, Spec, Status, Swarm},
+    providers::{Engine as _, Instance, NodeHealth, Provider, Spec, Start, Status, Swarm},
 };
 use tokio::{process::Command, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -194,7 +194,7 @@ async fn lose(
     let told = tokio::spawn(async move {
         let mut missing = expected;
         while !missing.is_empty() {
-            missing.remove(&events.next().await.unwrap().container);
+            missing.remove(&events.next().await.unwrap().id);
         }
         Instant::now()
     });
@@ -203,7 +203,7 @@ async fn lose(
     let missed = async || {
         let all = listed(swarm, made).await;
         assert_eq!(all.len(), made.len());
-        let is_lost = |i: &&Instance| lost.contains(&i.container) && i.status != Status::Ready;
+        let is_lost = |i: &&Instance| lost.contains(&i.id) && i.status != Status::Ready;
         let unready = all.iter().filter(is_lost).count();
         (unready > 0).then(|| (unready, begun.elapsed()))
     };
@@ -401,7 +401,7 @@ async fn a_log_goes_on_through_a_restart_and_ends_with_its_container() {
         .push(("TEMPLATE".to_owned(), "{{.Node.ID}} {{".to_owned()));
     ensured(&swarm, &spec).await;
     ready(&swarm, spec.container).await;
-    let mut said = swarm.follow(spec.container, 10);
+    let mut said = swarm.follow(spec.container, Start::Last(10));
     let mut texts = Vec::new();
     while texts
         .iter()

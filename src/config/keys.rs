@@ -164,6 +164,11 @@ pub const KEYS: &[(&str, &str, &str)] = &[
         "silence after which a host's containers are made anew elsewhere",
     ),
     (
+        "SPARE_IDLE_SECONDS",
+        "0 to 604800 [600]",
+        "how long a spare machine stays in service with nothing to do",
+    ),
+    (
         "RECONCILE",
         "on, dry-run or off [on]",
         "whether differences between database and engines are mended, or only shown",

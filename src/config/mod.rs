@@ -112,6 +112,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     pub host_stale: Duration,
     pub host_dead: Duration,
+    /// How long a spare machine of a cluster stays in service with nothing to do.
+    pub spare_idle: Duration,
     pub reconcile: Reconcile,
     /// Time between two looks at an engine.
     pub reconcile_pause: Duration,
@@ -189,6 +191,7 @@ impl Settings {
             heartbeat: seconds(sources, "HEARTBEAT_SECONDS", 5, 1..=3600)?,
             host_stale: seconds(sources, "HOST_STALE_SECONDS", 20, 1..=86_400)?,
             host_dead: seconds(sources, "HOST_DEAD_SECONDS", 120, 1..=604_800)?,
+            spare_idle: seconds(sources, "SPARE_IDLE_SECONDS", 600, 0..=604_800)?,
             reconcile: sources.one_of(
                 "RECONCILE",
                 &[

@@ -122,9 +122,68 @@ impl Placement {
     }
 }
 
+/// What a cluster has to have room for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Demand {
+    /// What its containers are promised, those on their way among them.
+    pub cpu_millis: i64,
+    pub memory_bytes: i64,
+    pub containers: i64,
+    /// How many it has to have room for at any time.
+    pub min_containers: i64,
+    /// The size of one that nobody has asked for yet: thousandths of a processor and bytes.
+    pub usual: (i64, i64),
+}
+
+impl Demand {
+    /// How many of these machines are needed, each given as the thousandths of a processor and the bytes it has, the ones to
+    /// be used first in front; all of them when they do not suffice. One container of the usual size may go unplaced on each,
+    /// since what is left on several machines is no room on one.
+    pub fn machines(&self, machines: &[(i64, i64)]) -> usize {
+        let more = (self.min_containers - self.containers).max(0);
+        let (usual_cpu, usual_memory) = self.usual;
+        let mut cpu = self.cpu_millis + more * usual_cpu;
+        let mut memory = self.memory_bytes + more * usual_memory;
+        for (count, (has_cpu, has_memory)) in machines.iter().enumerate() {
+            if cpu <= 0 && memory <= 0 {
+                return count;
+            }
+            let whole = |has: i64, one: i64| if one > 0 { has - has % one } else { has };
+            cpu -= whole(*has_cpu, usual_cpu);
+            memory -= whole(*has_memory, usual_memory);
+        }
+        machines.len()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_machines_are_needed_as_hold_what_there_is_and_the_least_there_must_be() {
+        let machines = [(2000, 4000); 5];
+        let demand = |cpu_millis, containers, min_containers| Demand {
+            cpu_millis,
+            memory_bytes: containers * 100,
+            containers,
+            min_containers,
+            usual: (900, 100),
+        };
+        assert_eq!(demand(0, 0, 0).machines(&machines), 0);
+        assert_eq!(demand(900, 1, 0).machines(&machines), 1);
+        // Two of 900 fit on one of 2000, whatever is left over.
+        assert_eq!(demand(1800, 2, 2).machines(&machines), 1);
+        assert_eq!(demand(2700, 3, 0).machines(&machines), 2);
+        assert_eq!(demand(900, 1, 5).machines(&machines), 3);
+        assert_eq!(demand(0, 0, 1_000).machines(&machines), 5);
+        let of_memory = Demand {
+            memory_bytes: 4100,
+            ..demand(0, 1, 0)
+        };
+        assert_eq!(of_memory.machines(&machines), 2);
+        assert_eq!(demand(900, 1, 0).machines(&[]), 0);
+    }
 
     #[test]
     fn the_life_of_a_cluster_is_sound() {

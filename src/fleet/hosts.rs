@@ -7,7 +7,7 @@ use sea_orm::ActiveValue::Set;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Keeper, unless_overtaken};
+use super::{Keeper, scale::Idle, unless_overtaken};
 use crate::{
     domain::{
         container::{ContainerEvent, ContainerState},
@@ -45,8 +45,8 @@ pub async fn known_hosts(
     Ok((silent, nodes))
 }
 
-/// Takes over what engines of several machines say of these.
-pub async fn ask_engines(keeper: &Keeper) -> Result<(), StoreError> {
+/// Takes over what engines of several machines say of these, and has as many in service as are needed.
+pub async fn ask_engines(keeper: &Keeper, idle: &mut Idle) -> Result<(), StoreError> {
     for cluster in clusters::unscoped_standing(keeper.store.db()).await? {
         if !has_nodes(&cluster.provider) || !cluster.status()?.has_engine() {
             continue;
@@ -64,7 +64,13 @@ pub async fn ask_engines(keeper: &Keeper) -> Result<(), StoreError> {
             Err(error) => Err(error),
         };
         match nodes {
-            Ok(nodes) => take_over(keeper, &cluster, nodes.unwrap_or_default()).await?,
+            Ok(nodes) => {
+                let nodes = nodes.unwrap_or_default();
+                take_over(keeper, &cluster, &nodes).await?;
+                if keeper.mends() {
+                    idle.scale(keeper, &cluster, &engine, &nodes).await?;
+                }
+            }
             // Its silence says nothing of its nodes.
             Err(error) => tracing::debug!(%error, cluster = cluster.name, "its nodes are not told"),
         }
@@ -72,10 +78,10 @@ pub async fn ask_engines(keeper: &Keeper) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn take_over(keeper: &Keeper, cluster: &Cluster, nodes: Vec<Node>) -> Result<(), StoreError> {
+async fn take_over(keeper: &Keeper, cluster: &Cluster, nodes: &[Node]) -> Result<(), StoreError> {
     let now = keeper.store.now();
     let known = hosts::unscoped_of_cluster(keeper.store.db(), cluster.id()).await?;
-    let serving = Node::serving(&nodes, &cluster.name);
+    let serving = Node::serving(nodes, &cluster.name);
     for node in &serving {
         match known.iter().find(|host| host.instance_id == node.id) {
             Some(host) => compare(keeper, host, node).await?,

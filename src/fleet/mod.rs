@@ -12,6 +12,7 @@ mod listen;
 mod logs;
 mod plan;
 mod reconcile;
+mod scale;
 
 use std::{sync::Arc, time::Duration};
 
@@ -45,6 +46,8 @@ pub struct Care {
     pub orphan_grace: TimeDelta,
     pub host_stale: TimeDelta,
     pub host_dead: TimeDelta,
+    /// How long a spare machine stays in service with nothing to do.
+    pub spare_idle: TimeDelta,
     pub idle: Option<TimeDelta>,
     pub abandoned: Option<TimeDelta>,
 }
@@ -84,11 +87,12 @@ impl Keeper {
     /// Looks after the fleet while it leads, until `stop`; then gives the lead back.
     pub async fn keep(self, me: Uuid, stop: CancellationToken) {
         let mut reconciler = Reconciler::new(self.clone());
+        let mut idle = scale::Idle::default();
         let mut is_hindered = false;
         while !stop.is_cancelled() {
             let turn = async {
                 if leader::lead(&self.store, JOB, me, LEAD).await?.is_some() {
-                    self.round(&mut reconciler, &stop).await?;
+                    self.round(&mut reconciler, &mut idle, &stop).await?;
                 }
                 Ok::<_, StoreError>(())
             };
@@ -115,9 +119,10 @@ impl Keeper {
     async fn round(
         &self,
         reconciler: &mut Reconciler,
+        idle: &mut scale::Idle,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
-        hosts::ask_engines(self).await?;
+        hosts::ask_engines(self, idle).await?;
         hosts::notice_silence(self).await?;
         expiry::end_unused(self).await?;
         expiry::fill_pools(self).await?;

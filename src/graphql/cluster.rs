@@ -226,7 +226,7 @@ pub struct CreateClusterInput {
     provider: String,
     /// Where its engine is, `unix://…` or `tcp://…`; null for the workers' own, or for those of its hosts.
     endpoint: Option<String>,
-    /// The room it keeps, where its engine can add machines.
+    /// How many containers it has room for at any time, as far as its engine has spare machines.
     #[graphql(default = 0)]
     min_containers: i32,
     /// Most containers it has at once.
@@ -242,7 +242,7 @@ pub struct CreateClusterInput {
 pub struct UpdateClusterInput {
     /// The cluster.
     id: ID,
-    /// The room it keeps, where its engine can add machines.
+    /// How many containers it has room for at any time, as far as its engine has spare machines.
     min_containers: Option<i32>,
     /// Most containers it has at once; those it has stay when there are more.
     max_containers: Option<i32>,

@@ -117,6 +117,8 @@ pub struct Node {
     pub health: NodeHealth,
     /// The cluster it is kept for, by its label.
     pub cluster: Option<String>,
+    /// Whether it is used only while it is needed, by its label.
+    pub is_spare: bool,
 }
 
 impl Node {
@@ -211,6 +213,15 @@ pub trait Engine<T: Identified + Send + 'static>: Send + Sync {
     /// Its computers; `None` for an engine that is one.
     async fn nodes(&self) -> Result<Option<Vec<Node>>, ProviderError> {
         Ok(None)
+    }
+
+    /// Takes a computer into service, or out of it: from then on it gets nothing new, and what it has moves elsewhere.
+    async fn set_in_service(&self, node: &str, is_in_service: bool) -> Result<(), ProviderError> {
+        let (_, _) = (node, is_in_service);
+        Err(ProviderError::Rejected {
+            engine: self.name(),
+            why: "it has no computers to choose from".to_owned(),
+        })
     }
 
     /// What happens to those of ours from now on. Ends when the connection does; a lost event is not repeated.

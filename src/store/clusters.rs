@@ -218,6 +218,16 @@ pub async fn usage(db: &impl ConnectionTrait, id: Id<Cluster>) -> Result<Use, St
     Ok(found.unwrap_or_default())
 }
 
+/// The room the largest app on offer takes: thousandths of a processor and bytes.
+pub async fn unscoped_largest_app(db: &impl ConnectionTrait) -> Result<(i64, i64), StoreError> {
+    const LARGEST: &str = "SELECT CAST(COALESCE(MAX(cpu_millis), 0) AS bigint) AS cpu, \
+        CAST(COALESCE(MAX(memory_bytes), 0) AS bigint) AS memory FROM app WHERE active";
+    let row = db.query_one_raw(statement(db, LARGEST, [])).await?;
+    let row =
+        row.map(|row| Ok::<_, StoreError>((row.try_get("", "cpu")?, row.try_get("", "memory")?)));
+    Ok(row.transpose()?.unwrap_or_default())
+}
+
 /// How many containers a cluster has that count against its bound.
 pub async fn unscoped_count(db: &impl ConnectionTrait, id: Id<Cluster>) -> Result<i64, StoreError> {
     const COUNT: &str = "SELECT COUNT(*) AS count FROM container \

@@ -241,6 +241,15 @@ pub async fn unscoped_every(db: &impl ConnectionTrait) -> Result<Vec<Model>, Sto
     Ok(Entity::find().limit(10_000).all(db).await?)
 }
 
+/// The one an engine knows by this id of its own.
+pub async fn unscoped_by_instance(
+    db: &impl ConnectionTrait,
+    instance: &str,
+) -> Result<Option<Model>, StoreError> {
+    let host = Entity::find().filter(Column::InstanceId.eq(instance));
+    Ok(host.order_by_desc(Column::Id).one(db).await?)
+}
+
 /// Those not heard of that still have containers in a state that says otherwise.
 pub async fn unscoped_silenced(db: &impl ConnectionTrait) -> Result<Vec<Model>, StoreError> {
     const SILENCED: &str = "SELECT DISTINCT h.id FROM host AS h JOIN container AS c ON c.host_id = h.id \

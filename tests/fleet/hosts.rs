@@ -11,7 +11,7 @@ use std::{
 use main_webserver::{
     app::{App, Role, Seams},
     domain::{Entropy, Id, SystemClock},
-    providers::{Provider, Providers, Simulated},
+    providers::{Engine as _, Provider, Providers, Simulated},
 };
 use serde_json::{Value, json};
 

@@ -161,7 +161,7 @@ async fn two_deletions_at_once_and_one_during_creation_leave_nothing() {
     ada.delete(&created.container).await;
     ada.container_in(&created.container, "DELETED").await;
     until("the engine is empty", async || {
-        use main_webserver::providers::Provider as _;
+        use main_webserver::providers::Engine as _;
         world.engine.list().await.unwrap().is_empty().then_some(())
     })
     .await;

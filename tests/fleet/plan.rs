@@ -55,7 +55,7 @@ fn row(number: u128, state: &str) -> Model {
 
 fn instance(number: u128) -> Instance {
     Instance {
-        container: Id::new(Uuid::from_u128(number)),
+        id: Id::new(Uuid::from_u128(number)),
         generation: 1,
         deployment: Some("ours".to_owned()),
         node: None,

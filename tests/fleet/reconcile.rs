@@ -3,7 +3,7 @@
 use main_webserver::{
     app::Role,
     domain::{Id, id::Container},
-    providers::{Provider as _, Spec},
+    providers::{Engine as _, Provider as _, Spec},
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;

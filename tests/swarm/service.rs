@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{MISSED, fault, hosts, node_id, start, took};
+use super::{MISSED, docker, fault, hosts, node_id, start, took};
 use crate::harness::{
     ADMIN_PASSWORD, Ground, HTTP, Person, fleet::cluster_with, process::Process, until,
     until_within,
@@ -216,5 +216,93 @@ async fn a_lost_nodes_containers_are_told_of_and_run_elsewhere() {
 
     return_of(&lost, &made, &ada, &admin).await;
     drop(serve);
+    ground.clear().await;
+}
+
+/// A node of three is in service only while it is needed: for what is asked for, and for the least there has to be room for.
+#[tokio::test]
+async fn a_spare_node_serves_while_it_is_needed() {
+    let manager = &hosts()[0];
+    let spare = node_id(3).await;
+    let label = [
+        "node",
+        "update",
+        "--label-add",
+        "main-webserver.spare=true",
+        "--availability",
+        "drain",
+    ];
+    docker(manager, &[&label[..], &[&spare]].concat()).await;
+    let ground = Ground::new()
+        .await
+        .with("RECONCILE_SECONDS", "1")
+        .with("SPARE_IDLE_SECONDS", "2");
+    let serve = Process::start(&ground, "serve").await;
+    let ada = serve.person().sign_up("ada").await;
+    let admin = serve
+        .person()
+        .log_in("admin@localhost", ADMIN_PASSWORD)
+        .await;
+    let input = json!({ "name": "growing", "region": "us-west-2", "provider": "swarm", "endpoint": manager });
+    let cluster = cluster_with(&admin, input).await;
+    let is = async |status: &str| {
+        until_within(MISSED, status, async || {
+            (nodes(&admin).await.get(&spare).map(String::as_str) == Some(status)).then_some(())
+        })
+        .await;
+    };
+    is("DRAINING").await;
+
+    // Each processor holds four of a quarter each; one more than two nodes hold has room on none that serves.
+    let processors = docker(manager, &["info", "--format", "{{.NCPU}}"]).await;
+    let count = processors.parse::<usize>().unwrap() * 4 * 2 + 1;
+    let began = Instant::now();
+    let mut made = Vec::new();
+    for _ in 0..count {
+        let created = ada.ask("mutation { createContainer(input: {app: \"hello\", region: \"us-west-2\"}) { container { id } } }");
+        made.push(created.await.text("/createContainer/container/id"));
+    }
+    for container in &made {
+        ada.container_in(container, "RUNNING").await;
+    }
+    took(
+        &format!("{count} containers run on two nodes and a spare one"),
+        began.elapsed(),
+    );
+    is("HEALTHY").await;
+    for container in &made {
+        ada.delete(container).await;
+    }
+    for container in &made {
+        ada.container_in(container, "DELETED").await;
+    }
+    is("DRAINING").await;
+
+    let bounds = async |min: usize| {
+        let change = format!(
+            "mutation {{ updateCluster(input: {{id: \"{cluster}\", minContainers: {min}}}) {{ cluster {{ id }} }} }}"
+        );
+        admin.ask(&change).await.ok("/updateCluster");
+    };
+    bounds(count).await;
+    is("HEALTHY").await;
+    bounds(0).await;
+    is("DRAINING").await;
+    let done = admin.ask("{ auditEvents(first: 20, filter: {action: {prefix: \"cluster.\"}}, orderBy: [{field: AT}]) { nodes { action } } }").await;
+    let done = done.ok("/auditEvents/nodes").to_string();
+    for action in ["cluster.grow", "cluster.shrink"] {
+        assert_eq!(done.matches(action).count(), 2, "{done}");
+    }
+
+    drop(serve);
+    let back = [
+        "node",
+        "update",
+        "--label-rm",
+        "main-webserver.spare",
+        "--availability",
+        "active",
+    ];
+    docker(manager, &[&back[..], &[&spare]].concat()).await;
     ground.clear().await;
 }

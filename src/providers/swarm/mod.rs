@@ -14,10 +14,10 @@ use std::{
 use async_trait::async_trait;
 use bollard::{
     errors::Error,
-    models::{Service, Task},
+    models::{NodeSpec, NodeSpecAvailabilityEnum, Service, Task},
     query_parameters::{
         InspectServiceOptions, ListNodesOptions, ListServicesOptionsBuilder,
-        ListTasksOptionsBuilder, LogsOptionsBuilder,
+        ListTasksOptionsBuilder, LogsOptionsBuilder, UpdateNodeOptionsBuilder,
     },
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
@@ -36,6 +36,8 @@ use crate::domain::{Id, id::Container};
 pub(super) const NAME: &str = "swarm";
 /// The label of a node with the cluster it serves.
 const CLUSTER: &str = "main-webserver.cluster";
+/// The label of a node that is used only while it is needed; its value is `true`.
+const SPARE: &str = "main-webserver.spare";
 /// Longest wait for the answer to an ordinary call.
 const CALL: Duration = Duration::from_secs(60);
 /// Longest wait for a ping, at start-up and in `doctor`.
@@ -279,6 +281,26 @@ impl Engine<Container> for Swarm {
 
     async fn nodes(&self) -> Result<Option<Vec<Node>>, ProviderError> {
         Ok(Some(self.machines().await?.into_values().collect()))
+    }
+
+    async fn set_in_service(&self, node: &str, is_in_service: bool) -> Result<(), ProviderError> {
+        let manager = self.manager().await?;
+        let found = within(CALL, manager.inspect_node(node)).await?;
+        let version = found.version.and_then(|version| version.index);
+        let availability = if is_in_service {
+            NodeSpecAvailabilityEnum::ACTIVE
+        } else {
+            NodeSpecAvailabilityEnum::DRAIN
+        };
+        let spec = NodeSpec {
+            availability: Some(availability),
+            ..found.spec.unwrap_or_default()
+        };
+        // Refused when somebody else has changed the node meanwhile.
+        let options = UpdateNodeOptionsBuilder::new()
+            .version(version.unwrap_or_default().cast_signed())
+            .build();
+        within(CALL, manager.update_node(node, spec, options)).await
     }
 
     fn events(&self) -> BoxStream<'static, Happened> {

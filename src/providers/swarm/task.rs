@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use bollard::models::{self, NodeSpecAvailabilityEnum, NodeState, Service, Task, TaskState};
 use chrono::{DateTime, Utc};
 
-use super::{CLUSTER, NAME};
+use super::{CLUSTER, NAME, SPARE};
 use crate::{
     domain::{Id, id::Container},
     providers::{Instance, LABEL, Node, NodeHealth, ProviderError, Status, docker::answer},
@@ -169,6 +169,7 @@ pub(super) fn node(found: models::Node) -> Option<Node> {
         // For some seconds after a manager's start its nodes are unknown: they get nothing new and run what they have.
         _ => NodeHealth::Draining,
     };
+    let mut labels = spec.labels.unwrap_or_default();
     Some(Node {
         id: found.id?,
         name: description.hostname.unwrap_or_default(),
@@ -176,7 +177,8 @@ pub(super) fn node(found: models::Node) -> Option<Node> {
         cpu_millis: resources.nano_cpus.unwrap_or_default() / 1_000_000,
         memory_bytes: resources.memory_bytes.unwrap_or_default(),
         health,
-        cluster: spec.labels.and_then(|mut labels| labels.remove(CLUSTER)),
+        cluster: labels.remove(CLUSTER),
+        is_spare: labels.remove(SPARE).is_some_and(|value| value == "true"),
     })
 }
 
@@ -214,6 +216,7 @@ mod tests {
             memory_bytes: 0,
             health,
             cluster: None,
+            is_spare: false,
         };
         let nodes = BTreeMap::from([
             ("up".to_owned(), machine("up", NodeHealth::Ready)),
