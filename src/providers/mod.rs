@@ -22,7 +22,7 @@ pub use docker::{About, Docker};
 use futures_util::stream::BoxStream;
 pub use hypervisor::{Console, ConsoleKind, Guest, Hypervisor, Image, Usage};
 pub use qemu::{Accel, Qemu, QemuSettings};
-pub use simulated::{Faults, Simulated};
+pub use simulated::{Faults, Given, Simulated, SimulatedMachines};
 pub use swarm::Swarm;
 use tokio_util::sync::CancellationToken;
 
