@@ -17,6 +17,7 @@ mod docker;
 mod fleet;
 mod lists;
 mod live;
+mod machines;
 mod operators;
 mod processes;
 mod protocol;

@@ -1,0 +1,495 @@
+//! Real machines, on the guest that `tests/run.sh` builds.
+
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use main_webserver::{
+    domain::{Entropy, Id, id::VirtualMachine},
+    providers::{
+        Accel, ConsoleKind, Engine as _, Given, Guest, Hypervisor as _, Image, Qemu, QemuSettings,
+        Status,
+    },
+};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio_util::sync::CancellationToken;
+
+use super::{Inside, READY, Stage};
+use crate::harness::{nap, required, until_within};
+
+const BOOT: Duration = Duration::from_secs(60);
+
+held_to_the_laws!(stage);
+
+/// An engine with a directory of its own; what still runs there ends with it.
+struct Real {
+    qemu: Qemu,
+    folder: TempDir,
+}
+
+fn settings(directory: &Path) -> QemuSettings {
+    QemuSettings {
+        directory: directory.join("machines"),
+        images: required("TEST_QEMU_IMAGES").into(),
+        // The same everywhere.
+        accel: Accel::Tcg,
+        disk_reserve_bytes: 0,
+        memory_reserve_bytes: 0,
+    }
+}
+
+fn image() -> Image {
+    Image {
+        disk: None,
+        kernel: Some("vmlinuz".to_owned()),
+        initrd: Some("initrd".to_owned()),
+        command_line: "console=ttyS0 loglevel=4".to_owned(),
+        ready_text: Some(READY.to_owned()),
+    }
+}
+
+fn real() -> Arc<Real> {
+    let parent = PathBuf::from(required("TEST_QEMU_DIRECTORY"));
+    let folder = tempfile::Builder::new()
+        .prefix("m")
+        .tempdir_in(parent)
+        .unwrap();
+    let qemu = Qemu::at(settings(folder.path()));
+    Arc::new(Real { qemu, folder })
+}
+
+fn stage() -> Stage {
+    stage_of(real())
+}
+
+fn stage_of(real: Arc<Real>) -> Stage {
+    let with_disk = |disk: &str| Image {
+        disk: Some(disk.to_owned()),
+        ..image()
+    };
+    Stage {
+        engine: Arc::new(real.qemu.clone()),
+        inside: real,
+        image: image(),
+        missing: with_disk("none.qcow2"),
+        corrupt: with_disk("corrupt.qcow2"),
+        entropy: Entropy::from_os(),
+    }
+}
+
+impl Real {
+    fn machines(&self) -> PathBuf {
+        self.folder.path().join("machines")
+    }
+
+    fn folder_of(&self, id: Id<VirtualMachine>) -> PathBuf {
+        self.machines().join(format!("main-{id}"))
+    }
+
+    /// The processes of QEMU here, and their command lines.
+    fn processes(&self) -> Vec<(i32, String)> {
+        let here = self.folder.path().to_str().unwrap();
+        let entries = std::fs::read_dir("/proc").unwrap();
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter_map(|pid: i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            (line.starts_with("qemu-system") && line.contains(here)).then_some((pid, line))
+        })
+        .collect()
+    }
+
+    fn kill(&self) {
+        for (pid, _) in self.processes() {
+            let _ = std::process::Command::new("kill")
+                .args(["-9", &pid.to_string()])
+                .status();
+        }
+    }
+
+    /// Types a command on the console and waits for the line that begins with `answer`; the rest of it.
+    async fn command(&self, id: Id<VirtualMachine>, command: &str, answer: &str) -> String {
+        let console = self.qemu.console(id, ConsoleKind::Serial).await.unwrap();
+        let mut console = BufReader::new(console);
+        console
+            .get_mut()
+            .write_all(format!("{command}\n").as_bytes())
+            .await
+            .unwrap();
+        let heard = async {
+            loop {
+                let mut line = String::new();
+                assert_ne!(console.read_line(&mut line).await.unwrap(), 0, "{command}");
+                if let Some(rest) = line.trim().strip_prefix(answer) {
+                    return rest.trim().to_owned();
+                }
+            }
+        };
+        let waited = tokio::time::timeout(BOOT, heard).await;
+        waited.unwrap_or_else(|_| panic!("no answer to {command}"))
+    }
+
+    /// What the guest said of itself at its last start.
+    async fn said(&self, id: Id<VirtualMachine>, word: &str) -> String {
+        let lines = self.qemu.logs(id, 1000).await.unwrap();
+        let line = lines.iter().rev().find(|line| line.contains(READY));
+        let word = format!("{word}=");
+        let mut words = line.unwrap().split_whitespace();
+        words
+            .find_map(|said| said.strip_prefix(&word))
+            .unwrap()
+            .to_owned()
+    }
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[async_trait]
+impl Inside for Real {
+    async fn given(&self, id: Id<VirtualMachine>) -> Given {
+        let kibibytes: u64 = self.said(id, "mem").await.parse().unwrap();
+        Given {
+            cpus: self.said(id, "cpus").await.parse().unwrap(),
+            memory_bytes: kibibytes * 1024,
+            disk_bytes: self.said(id, "disk").await.parse().unwrap(),
+        }
+    }
+
+    async fn write_disk(&self, id: Id<VirtualMachine>, text: &str) {
+        self.command(id, &format!("write {text}"), "written").await;
+    }
+
+    async fn read_disk(&self, id: Id<VirtualMachine>) -> String {
+        self.command(id, "read", "disk has").await
+    }
+
+    async fn panic(&self, id: Id<VirtualMachine>) {
+        self.command(id, "panic", "panicking").await;
+    }
+
+    async fn ignore_acpi(&self, id: Id<VirtualMachine>) {
+        self.command(id, "ignore-acpi", "ignoring").await;
+    }
+
+    async fn end(&self, _id: Id<VirtualMachine>) {
+        self.kill();
+    }
+
+    async fn remains(&self) -> Vec<String> {
+        let running = self.processes().into_iter().map(|(_, line)| line);
+        let entries = std::fs::read_dir(self.machines()).into_iter().flatten();
+        let files = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let locks = std::fs::read_dir(self.machines().join(".locks"))
+            .into_iter()
+            .flatten();
+        let locks = locks.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let files = files.filter(|name| name != ".locks");
+        running.chain(files).chain(locks).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_guest_is_told_its_name_and_its_secret_and_nobody_else_is() {
+    let real = real();
+    let stage = stage_of(real.clone());
+    let guest = stage.guest();
+    stage.up(&guest).await;
+    let digest = {
+        use sha2::Digest as _;
+        let whole = sha2::Sha256::digest(guest.secret_key.as_bytes());
+        whole
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    // By the firmware, and on the disk labelled for NoCloud.
+    assert_eq!(real.said(guest.id, "secret").await, digest);
+    assert_eq!(real.said(guest.id, "named").await, "guest-a");
+    assert_eq!(real.said(guest.id, "seeded").await, "yes");
+    let (_, line) = real.processes().pop().unwrap();
+    assert!(!line.contains(&guest.secret_key), "{line}");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let folder = real.folder_of(guest.id);
+    assert_eq!(mode(&folder), 0o700);
+    for file in [
+        "seed/user-data",
+        "seed/meta-data",
+        "firmware/secret-key",
+        "machine.json",
+    ] {
+        assert_eq!(mode(&folder.join(file)), 0o600, "{file}");
+    }
+    stage.remove(guest.id).await;
+}
+
+#[tokio::test]
+async fn a_disk_is_a_layer_above_its_images() {
+    let real = real();
+    let mut stage = stage_of(real);
+    stage.image.disk = Some("base.qcow2".to_owned());
+    assert_eq!(stage.engine.check(&stage.image).await.unwrap(), 48 << 20);
+    let guest = stage.guest();
+    stage.up(&guest).await;
+    // The image is larger than what was asked for.
+    assert_eq!(stage.inside.given(guest.id).await.disk_bytes, 48 << 20);
+    assert_eq!(stage.inside.read_disk(guest.id).await, "from the image");
+    stage.inside.write_disk(guest.id, "its own").await;
+    // Another machine of the image has nothing of that, at the same time.
+    let other = stage.guest();
+    stage.up(&other).await;
+    assert_eq!(stage.inside.read_disk(other.id).await, "from the image");
+    assert_eq!(stage.inside.read_disk(guest.id).await, "its own");
+    stage.engine.remove(other.id, Duration::ZERO).await.unwrap();
+    stage.remove(guest.id).await;
+}
+
+#[tokio::test]
+async fn an_image_with_a_layer_outside_the_folder_is_none() {
+    let stage = stage();
+    for name in [
+        "outside.qcow2",
+        "/etc/passwd",
+        "../images/../../secret",
+        "text.qcow2",
+    ] {
+        let image = Image {
+            disk: Some(name.to_owned()),
+            ..stage.image.clone()
+        };
+        let error = stage.engine.check(&image).await.unwrap_err();
+        assert_eq!(error.code(), "NO_SUCH_IMAGE", "{name}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn another_worker_finds_what_one_has_started() {
+    let real = real();
+    let stage = stage_of(real.clone());
+    let guest = stage.guest();
+    stage.ensure(&guest).await;
+    let started = real.processes();
+    assert_eq!(started.len(), 1);
+    let other = Qemu::at(settings(real.folder.path()));
+    let found = other.inspect(guest.id).await.unwrap().unwrap();
+    assert!(matches!(found.status, Status::Starting | Status::Ready));
+    // As if the worker had been killed before QEMU had written its pid file.
+    std::fs::remove_file(real.folder_of(guest.id).join("pid")).unwrap();
+    let go = CancellationToken::new();
+    let found = other.ensure(&guest, &go).await.unwrap();
+    assert_eq!(found.generation, 1);
+    assert_eq!(real.processes(), started);
+    other.kill(guest.id).await.unwrap();
+    assert_eq!(real.processes(), []);
+    stage.remove(guest.id).await;
+}
+
+#[tokio::test]
+async fn a_folder_with_parts_missing_is_removed() {
+    let real = real();
+    let stage = stage_of(real.clone());
+    let guest = stage.guest();
+    stage.ensure(&guest).await;
+    let folder = real.folder_of(guest.id);
+    for file in ["machine.json", "qmp", "pid"] {
+        std::fs::remove_file(folder.join(file)).unwrap();
+    }
+    // It is somebody's machine still, and not made anew by mistake.
+    let go = CancellationToken::new();
+    assert!(stage.engine.ensure(&guest, &go).await.is_err());
+    stage.remove(guest.id).await;
+}
+
+#[tokio::test]
+async fn too_little_memory_is_said_and_leaves_nothing() {
+    let real = real();
+    let poor = QemuSettings {
+        memory_reserve_bytes: 1 << 50,
+        ..settings(real.folder.path())
+    };
+    let stage = Stage {
+        engine: Arc::new(Qemu::at(poor)),
+        ..stage_of(real)
+    };
+    let error = stage.refusal(&stage.guest()).await;
+    assert_eq!(error.code(), "ENGINE_FULL", "{error}");
+    // A machine that is there already keeps its disk.
+    let rich = stage_of(super::qemu::real());
+    let mut guest = rich.guest();
+    rich.ensure(&guest).await;
+    rich.engine.kill(guest.id).await.unwrap();
+    guest.memory_bytes = 1 << 50;
+    let go = CancellationToken::new();
+    let error = rich.engine.ensure(&guest, &go).await.unwrap_err();
+    assert_eq!(error.code(), "ENGINE_FULL", "{error}");
+    rich.is(guest.id, Status::Off).await;
+    rich.remove(guest.id).await;
+}
+
+/// A file system of so many kibibytes, gone with this.
+struct Small(PathBuf);
+
+impl Small {
+    async fn at(path: PathBuf, kibibytes: u32) -> Self {
+        std::fs::create_dir_all(&path).unwrap();
+        let mount = tokio::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={kibibytes}k"), "small"])
+            .arg(&path)
+            .status();
+        assert!(mount.await.unwrap().success());
+        Self(path)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_leaves_nothing() {
+    for kibibytes in [32, 64, 128, 200] {
+        let real = real();
+        let _small = Small::at(real.machines(), kibibytes).await;
+        let stage = stage_of(real);
+        let error = stage.refusal(&stage.guest()).await;
+        assert_eq!(error.code(), "ENGINE_FULL", "{kibibytes}: {error}");
+    }
+    let real = real();
+    let reserved = QemuSettings {
+        disk_reserve_bytes: 1 << 50,
+        ..settings(real.folder.path())
+    };
+    let stage = Stage {
+        engine: Arc::new(Qemu::at(reserved)),
+        ..stage_of(real)
+    };
+    let error = stage.refusal(&stage.guest()).await;
+    assert_eq!(error.code(), "ENGINE_FULL", "{error}");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_meanwhile_is_another_then() {
+    let real = real();
+    let stage = stage_of(real);
+    let guest = stage.guest();
+    let first = stage.ensure(&guest).await.ports[&8080];
+    stage.engine.kill(guest.id).await.unwrap();
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", first)).unwrap();
+    let second = stage.ensure(&guest).await.ports[&8080];
+    assert_ne!(first, second);
+    stage.remove(guest.id).await;
+}
+
+#[tokio::test]
+async fn a_processor_is_found_whatever_the_host_has() {
+    let real = real();
+    let auto = QemuSettings {
+        accel: Accel::Auto,
+        ..settings(real.folder.path())
+    };
+    let stage = Stage {
+        engine: Arc::new(Qemu::at(auto)),
+        ..stage_of(real)
+    };
+    let guest = stage.guest();
+    stage.up(&guest).await;
+    stage.remove(guest.id).await;
+}
+
+/// Where an attempt for [`a_worker_killed_at_any_moment_leaves_nothing_half_made`] is to be made, and of what.
+const ATTEMPT: &str = "TEST_QEMU_ATTEMPT";
+
+#[tokio::test]
+#[ignore = "the worker that another test kills"]
+async fn an_attempt() {
+    let told = required(ATTEMPT);
+    let (folder, id) = told.split_once(' ').unwrap();
+    let guest = Guest {
+        id: Id::parse(id).unwrap(),
+        ..stage().guest()
+    };
+    let qemu = Qemu::at(settings(Path::new(folder)));
+    qemu.ensure(&guest, &CancellationToken::new())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_killed_at_any_moment_leaves_nothing_half_made() {
+    let real = real();
+    let stage = stage_of(real.clone());
+    let mut stages_seen = std::collections::BTreeSet::new();
+    for moment in 0..24 {
+        let guest = stage.guest();
+        let told = format!("{} {}", real.folder.path().display(), guest.id);
+        let mut worker = tokio::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "machines::qemu::an_attempt", "--ignored"])
+            .env(ATTEMPT, told)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        // It begins with the directory of the attempt; from there on it takes some three hundred milliseconds.
+        until_within(BOOT, "the attempt begins", async || {
+            let begun = real
+                .remains()
+                .await
+                .iter()
+                .any(|name| name.contains(&guest.id.to_string()));
+            (begun || worker.id().is_none()).then_some(())
+        })
+        .await;
+        nap(moment * 15).await;
+        let _ = worker.kill().await;
+        stages_seen.insert(seen(&real, guest.id));
+        let other = Qemu::at(settings(real.folder.path()));
+        let go = CancellationToken::new();
+        let ensured = other.ensure(&guest, &go).await.unwrap();
+        assert!(
+            matches!(ensured.status, Status::Starting | Status::Ready),
+            "{ensured:?}"
+        );
+        // Those that begin a daemon may still be there for a moment.
+        until_within(BOOT, "one process", async || {
+            (real.processes().len() == 1).then_some(())
+        })
+        .await;
+        assert_eq!(other.list().await.unwrap().len(), 1);
+        let remains = real.remains().await;
+        assert!(
+            !remains.iter().any(|name| name.starts_with('.')),
+            "{remains:?}"
+        );
+        stage.remove(guest.id).await;
+    }
+    // The moments were spread over the whole of it.
+    assert!(stages_seen.len() >= 3, "{stages_seen:?}");
+}
+
+/// How far an attempt had come when it was killed.
+fn seen(real: &Real, id: Id<VirtualMachine>) -> &'static str {
+    let record = std::fs::read_to_string(real.folder_of(id).join("machine.json"));
+    match record {
+        Err(_) if real.machines().join(format!(".making-main-{id}")).exists() => "being made",
+        Err(_) => "locked",
+        Ok(text) if text.contains("Created") => "made",
+        Ok(text) if text.contains("Starting") && real.processes().is_empty() => "about to start",
+        Ok(text) if text.contains("Starting") => "started",
+        Ok(_) => "done",
+    }
+}
