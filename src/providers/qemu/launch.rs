@@ -109,7 +109,8 @@ fn disks(place: &Place, folder: &Path) -> Vec<[String; 2]> {
         option("-blockdev", own.to_string()),
         option(
             "-device",
-            format!("virtio-blk-pci,drive={},bootindex=0", disk::NODE),
+            // 0 is a kernel's that is booted instead.
+            format!("virtio-blk-pci,drive={},bootindex=1", disk::NODE),
         ),
         option("-blockdev", seed.to_string()),
         option("-device", "virtio-blk-pci,drive=seed".to_owned()),
