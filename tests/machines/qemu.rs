@@ -1,5 +1,8 @@
 //! Real machines, on the guest that `tests/run.sh` builds.
 
+mod room;
+mod workers;
+
 use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -11,16 +14,14 @@ use async_trait::async_trait;
 use main_webserver::{
     domain::{Entropy, Id, id::VirtualMachine},
     providers::{
-        Accel, ConsoleKind, Engine as _, Given, Guest, Hypervisor as _, Image, Qemu, QemuSettings,
-        Status,
+        Accel, ConsoleKind, Engine as _, Given, Hypervisor as _, Image, Qemu, QemuSettings,
     },
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio_util::sync::CancellationToken;
 
 use super::{Inside, READY, Stage};
-use crate::harness::{nap, required, until_within};
+use crate::harness::required;
 
 const BOOT: Duration = Duration::from_secs(60);
 
@@ -206,11 +207,10 @@ async fn a_guest_is_told_its_name_and_its_secret_and_nobody_else_is() {
     let digest = {
         use sha2::Digest as _;
         let whole = sha2::Sha256::digest(guest.secret_key.as_bytes());
-        whole
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
+        format!(
+            "{:016x}",
+            u64::from_be_bytes(whole[..8].try_into().unwrap())
+        )
     };
     // By the firmware, and on the disk labelled for NoCloud.
     assert_eq!(real.said(guest.id, "secret").await, digest);
@@ -268,228 +268,5 @@ async fn an_image_with_a_layer_outside_the_folder_is_none() {
         };
         let error = stage.engine.check(&image).await.unwrap_err();
         assert_eq!(error.code(), "NO_SUCH_IMAGE", "{name}: {error}");
-    }
-}
-
-#[tokio::test]
-async fn another_worker_finds_what_one_has_started() {
-    let real = real();
-    let stage = stage_of(real.clone());
-    let guest = stage.guest();
-    stage.ensure(&guest).await;
-    let started = real.processes();
-    assert_eq!(started.len(), 1);
-    let other = Qemu::at(settings(real.folder.path()));
-    let found = other.inspect(guest.id).await.unwrap().unwrap();
-    assert!(matches!(found.status, Status::Starting | Status::Ready));
-    // As if the worker had been killed before QEMU had written its pid file.
-    std::fs::remove_file(real.folder_of(guest.id).join("pid")).unwrap();
-    let go = CancellationToken::new();
-    let found = other.ensure(&guest, &go).await.unwrap();
-    assert_eq!(found.generation, 1);
-    assert_eq!(real.processes(), started);
-    other.kill(guest.id).await.unwrap();
-    assert_eq!(real.processes(), []);
-    stage.remove(guest.id).await;
-}
-
-#[tokio::test]
-async fn a_folder_with_parts_missing_is_removed() {
-    let real = real();
-    let stage = stage_of(real.clone());
-    let guest = stage.guest();
-    stage.ensure(&guest).await;
-    let folder = real.folder_of(guest.id);
-    for file in ["machine.json", "qmp", "pid"] {
-        std::fs::remove_file(folder.join(file)).unwrap();
-    }
-    // It is somebody's machine still, and not made anew by mistake.
-    let go = CancellationToken::new();
-    assert!(stage.engine.ensure(&guest, &go).await.is_err());
-    stage.remove(guest.id).await;
-}
-
-#[tokio::test]
-async fn too_little_memory_is_said_and_leaves_nothing() {
-    let real = real();
-    let poor = QemuSettings {
-        memory_reserve_bytes: 1 << 50,
-        ..settings(real.folder.path())
-    };
-    let stage = Stage {
-        engine: Arc::new(Qemu::at(poor)),
-        ..stage_of(real)
-    };
-    let error = stage.refusal(&stage.guest()).await;
-    assert_eq!(error.code(), "ENGINE_FULL", "{error}");
-    // A machine that is there already keeps its disk.
-    let rich = stage_of(super::qemu::real());
-    let mut guest = rich.guest();
-    rich.ensure(&guest).await;
-    rich.engine.kill(guest.id).await.unwrap();
-    guest.memory_bytes = 1 << 50;
-    let go = CancellationToken::new();
-    let error = rich.engine.ensure(&guest, &go).await.unwrap_err();
-    assert_eq!(error.code(), "ENGINE_FULL", "{error}");
-    rich.is(guest.id, Status::Off).await;
-    rich.remove(guest.id).await;
-}
-
-/// A file system of so many kibibytes, gone with this.
-struct Small(PathBuf);
-
-impl Small {
-    async fn at(path: PathBuf, kibibytes: u32) -> Self {
-        std::fs::create_dir_all(&path).unwrap();
-        let mount = tokio::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={kibibytes}k"), "small"])
-            .arg(&path)
-            .status();
-        assert!(mount.await.unwrap().success());
-        Self(path)
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(&self.0)
-            .status();
-    }
-}
-
-#[tokio::test]
-async fn a_full_disk_is_said_and_leaves_nothing() {
-    for kibibytes in [32, 64, 128, 200] {
-        let real = real();
-        let _small = Small::at(real.machines(), kibibytes).await;
-        let stage = stage_of(real);
-        let error = stage.refusal(&stage.guest()).await;
-        assert_eq!(error.code(), "ENGINE_FULL", "{kibibytes}: {error}");
-    }
-    let real = real();
-    let reserved = QemuSettings {
-        disk_reserve_bytes: 1 << 50,
-        ..settings(real.folder.path())
-    };
-    let stage = Stage {
-        engine: Arc::new(Qemu::at(reserved)),
-        ..stage_of(real)
-    };
-    let error = stage.refusal(&stage.guest()).await;
-    assert_eq!(error.code(), "ENGINE_FULL", "{error}");
-}
-
-#[tokio::test]
-async fn a_port_that_is_taken_meanwhile_is_another_then() {
-    let real = real();
-    let stage = stage_of(real);
-    let guest = stage.guest();
-    let first = stage.ensure(&guest).await.ports[&8080];
-    stage.engine.kill(guest.id).await.unwrap();
-    let _taken = std::net::TcpListener::bind(("127.0.0.1", first)).unwrap();
-    let second = stage.ensure(&guest).await.ports[&8080];
-    assert_ne!(first, second);
-    stage.remove(guest.id).await;
-}
-
-#[tokio::test]
-async fn a_processor_is_found_whatever_the_host_has() {
-    let real = real();
-    let auto = QemuSettings {
-        accel: Accel::Auto,
-        ..settings(real.folder.path())
-    };
-    let stage = Stage {
-        engine: Arc::new(Qemu::at(auto)),
-        ..stage_of(real)
-    };
-    let guest = stage.guest();
-    stage.up(&guest).await;
-    stage.remove(guest.id).await;
-}
-
-/// Where an attempt for [`a_worker_killed_at_any_moment_leaves_nothing_half_made`] is to be made, and of what.
-const ATTEMPT: &str = "TEST_QEMU_ATTEMPT";
-
-#[tokio::test]
-#[ignore = "the worker that another test kills"]
-async fn an_attempt() {
-    let told = required(ATTEMPT);
-    let (folder, id) = told.split_once(' ').unwrap();
-    let guest = Guest {
-        id: Id::parse(id).unwrap(),
-        ..stage().guest()
-    };
-    let qemu = Qemu::at(settings(Path::new(folder)));
-    qemu.ensure(&guest, &CancellationToken::new())
-        .await
-        .unwrap();
-}
-
-#[tokio::test]
-async fn a_worker_killed_at_any_moment_leaves_nothing_half_made() {
-    let real = real();
-    let stage = stage_of(real.clone());
-    let mut stages_seen = std::collections::BTreeSet::new();
-    for moment in 0..24 {
-        let guest = stage.guest();
-        let told = format!("{} {}", real.folder.path().display(), guest.id);
-        let mut worker = tokio::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "machines::qemu::an_attempt", "--ignored"])
-            .env(ATTEMPT, told)
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        // It begins with the directory of the attempt; from there on it takes some three hundred milliseconds.
-        until_within(BOOT, "the attempt begins", async || {
-            let begun = real
-                .remains()
-                .await
-                .iter()
-                .any(|name| name.contains(&guest.id.to_string()));
-            (begun || worker.id().is_none()).then_some(())
-        })
-        .await;
-        nap(moment * 15).await;
-        let _ = worker.kill().await;
-        stages_seen.insert(seen(&real, guest.id));
-        let other = Qemu::at(settings(real.folder.path()));
-        let go = CancellationToken::new();
-        let ensured = other.ensure(&guest, &go).await.unwrap();
-        assert!(
-            matches!(ensured.status, Status::Starting | Status::Ready),
-            "{ensured:?}"
-        );
-        // Those that begin a daemon may still be there for a moment.
-        until_within(BOOT, "one process", async || {
-            (real.processes().len() == 1).then_some(())
-        })
-        .await;
-        assert_eq!(other.list().await.unwrap().len(), 1);
-        let remains = real.remains().await;
-        assert!(
-            !remains.iter().any(|name| name.starts_with('.')),
-            "{remains:?}"
-        );
-        stage.remove(guest.id).await;
-    }
-    // The moments were spread over the whole of it.
-    assert!(stages_seen.len() >= 3, "{stages_seen:?}");
-}
-
-/// How far an attempt had come when it was killed.
-fn seen(real: &Real, id: Id<VirtualMachine>) -> &'static str {
-    let record = std::fs::read_to_string(real.folder_of(id).join("machine.json"));
-    match record {
-        Err(_) if real.machines().join(format!(".making-main-{id}")).exists() => "being made",
-        Err(_) => "locked",
-        Ok(text) if text.contains("Created") => "made",
-        Ok(text) if text.contains("Starting") && real.processes().is_empty() => "about to start",
-        Ok(text) if text.contains("Starting") => "started",
-        Ok(_) => "done",
     }
 }

@@ -89,7 +89,7 @@ impl Place {
     }
 
     pub(super) fn disk(&self) -> PathBuf {
-        self.disk_in(&self.folder())
+        disk_in(&self.folder())
     }
 
     pub(super) fn console_log(&self) -> PathBuf {
@@ -112,18 +112,6 @@ impl Place {
         self.folder().join("vnc")
     }
 
-    pub(super) fn disk_in(&self, folder: &Path) -> PathBuf {
-        folder.join("disk.qcow2")
-    }
-
-    pub(super) fn seed_in(&self, folder: &Path) -> PathBuf {
-        folder.join("seed")
-    }
-
-    pub(super) fn firmware_in(&self, folder: &Path) -> PathBuf {
-        folder.join("firmware")
-    }
-
     /// `None` when there is no such machine.
     ///
     /// # Errors
@@ -137,11 +125,7 @@ impl Place {
     }
 
     pub(super) fn keep(&self, record: &Record) -> io::Result<()> {
-        self.keep_in(&self.folder(), record)
-    }
-
-    pub(super) fn keep_in(&self, folder: &Path, record: &Record) -> io::Result<()> {
-        write_whole(&folder.join(RECORD), &serde_json::to_vec_pretty(record)?)
+        keep_in(&self.folder(), record)
     }
 
     /// An empty folder to make the machine in; what a killed attempt has left there goes.
@@ -149,8 +133,8 @@ impl Place {
         let making = self.beside(MAKING);
         remove_tree(&making)?;
         make_folder(&making)?;
-        make_folder(&self.seed_in(&making))?;
-        make_folder(&self.firmware_in(&making))?;
+        make_folder(&seed_in(&making))?;
+        make_folder(&firmware_in(&making))?;
         OpenOptions::new()
             .create_new(true)
             .write(true)
@@ -206,6 +190,23 @@ impl Place {
             }
         }
     }
+}
+
+/// The parts of a machine's folder, which is not in its place yet while they are made.
+pub(super) fn disk_in(folder: &Path) -> PathBuf {
+    folder.join("disk.qcow2")
+}
+
+pub(super) fn seed_in(folder: &Path) -> PathBuf {
+    folder.join("seed")
+}
+
+pub(super) fn firmware_in(folder: &Path) -> PathBuf {
+    folder.join("firmware")
+}
+
+pub(super) fn keep_in(folder: &Path, record: &Record) -> io::Result<()> {
+    write_whole(&folder.join(RECORD), &serde_json::to_vec_pretty(record)?)
 }
 
 /// Holds a machine for one attempt.

@@ -11,7 +11,7 @@ use tokio::sync::{OnceCell, broadcast};
 
 use super::{
     NAME, QemuSettings, console_log,
-    folder::{Lock, Phase, Place, Record, prepare},
+    folder::{Lock, Phase, Place, Record, machines, prepare},
     process::Process,
     program::{blocking, failed, file_error, moment},
     qmp::{self, RunState},
@@ -106,11 +106,6 @@ impl Host {
         self.root.get_or_try_init(make).await
     }
 
-    /// The directory, if anything was done with it yet.
-    pub(super) fn known_root(&self) -> Option<&PathBuf> {
-        self.root.get()
-    }
-
     pub(super) async fn place(&self, id: Id<VirtualMachine>) -> Result<Place, ProviderError> {
         Ok(Place::new(id, self.root().await?.clone()))
     }
@@ -176,18 +171,20 @@ impl Host {
                 }));
             };
             let status = match qmp::run_state(&place.monitor()).await {
-                Ok(RunState::Shutdown) => match self.rest(place, &record, process, held).await? {
-                    true => continue,
-                    false => Status::Off,
-                },
+                Ok(RunState::Shutdown) => {
+                    if self.rest(place, &record, process, held).await? {
+                        continue;
+                    }
+                    Status::Off
+                }
                 Ok(RunState::Broken) => Status::Unhealthy,
                 Ok(RunState::Running) => self.up(place, &record).await?,
                 Ok(RunState::Waiting) => Status::Starting,
                 // Its end has come meanwhile.
                 Err(_) if !process.is_alive() => continue,
-                // It has not got so far that it listens, or it hangs.
+                // It has not got so far that it listens, somebody keeps its monitor busy, or it hangs.
                 Err(_) => match self.up(place, &record).await? {
-                    Status::Ready => Status::Unhealthy,
+                    Status::Ready if held.is_some() || !is_locked(place).await => Status::Unhealthy,
                     other => other,
                 },
             };
@@ -207,18 +204,15 @@ impl Host {
         process: Process,
         held: Option<&Lock>,
     ) -> Result<bool, ProviderError> {
-        let _lock = match held {
-            Some(_) => None,
-            None => {
-                let place = place.clone();
-                let tried =
-                    blocking(move || place.try_lock().map_err(file_error("the machine's lock")));
-                match tried.await? {
-                    None => return Ok(false),
-                    lock => lock,
-                }
+        let mut own = None;
+        if held.is_none() {
+            let place = place.clone();
+            let tried = move || place.try_lock().map_err(file_error("the machine's lock"));
+            own = blocking(tried).await?;
+            if own.is_none() {
+                return Ok(false);
             }
-        };
+        }
         // Another may have done so, and started it again, before the lock was had.
         let is_same = found(place)
             .await?
@@ -226,6 +220,7 @@ impl Host {
         if is_same {
             self.end(place, process).await?;
         }
+        drop(own);
         Ok(true)
     }
 
@@ -274,6 +269,23 @@ impl Host {
         } else {
             Status::Starting
         })
+    }
+
+    /// Bytes that the machines running here may take yet of what they were given: a guest touches its memory little by
+    /// little, and the host counts it as free until then.
+    pub(super) async fn promised(&self) -> Result<u64, ProviderError> {
+        let root = self.root().await?.clone();
+        blocking(move || {
+            let all = machines(&root).map_err(file_error("the directory of machines"))?;
+            let promised = all.iter().filter_map(|place| {
+                let process = Process::named_by(&place.pid_file()).ok().flatten()?;
+                let given = place.record().ok().flatten()?.memory_bytes;
+                let taken = u64::try_from(process.taken()?.memory_bytes).unwrap_or(0);
+                Some(given.saturating_sub(taken))
+            });
+            Ok(promised.sum())
+        })
+        .await
     }
 
     /// Forgets what is kept in memory of a machine that is gone.

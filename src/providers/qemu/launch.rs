@@ -1,10 +1,14 @@
 //! The command line of a machine. No secret is in it: everybody on the host can read it.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use serde_json::json;
 
-use super::{accel, disk, folder::Place, image, seed};
+use super::{
+    accel, disk,
+    folder::{Place, firmware_in, seed_in},
+    image, seed,
+};
 use crate::providers::Guest;
 
 /// What QEMU is told. It goes on by itself (`-daemonize`), so that a machine outlives the worker, and it stands still when
@@ -46,7 +50,7 @@ pub(super) fn arguments(
     line.extend(disks(place, &folder));
     line.extend(network(guest, ports));
     line.extend(seed::FIRMWARE.map(|name| {
-        let file = escaped(&place.firmware_in(&folder).join(name));
+        let file = escaped(&firmware_in(&folder).join(name));
         [
             "-fw_cfg".to_owned(),
             format!("name=opt/main-webserver/{name},file={file}"),
@@ -101,7 +105,7 @@ fn disks(place: &Place, folder: &Path) -> Vec<[String; 2]> {
     let seed = json!({
         "driver": "raw", "node-name": "seed", "read-only": true,
         "file": {
-            "driver": "vvfat", "dir": text(&place.seed_in(folder)), "label": "cidata",
+            "driver": "vvfat", "dir": text(&seed_in(folder)), "label": "cidata",
             "fat-type": 16, "floppy": false,
         },
     });
@@ -118,14 +122,13 @@ fn disks(place: &Place, folder: &Path) -> Vec<[String; 2]> {
 }
 
 fn network(guest: &Guest, ports: &BTreeMap<u16, u16>) -> [[String; 2]; 2] {
-    let forwarded: String = ports
-        .iter()
-        .map(|(inside, outside)| {
-            format!(",hostfwd=tcp:{}:{outside}-:{inside}", guest.publish_address)
-        })
-        .collect();
+    let mut network = "user,id=net".to_owned();
+    for (inside, outside) in ports {
+        let from = guest.publish_address;
+        let _ = write!(network, ",hostfwd=tcp:{from}:{outside}-:{inside}");
+    }
     [
-        ["-netdev".to_owned(), format!("user,id=net{forwarded}")],
+        ["-netdev".to_owned(), network],
         // It never boots from the network.
         [
             "-device".to_owned(),

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     accel, disk,
-    folder::{Lock, Phase, Place, Record},
+    folder::{Lock, Phase, Place, Record, disk_in, keep_in},
     host::{Host, Look, gone, terminate, terminate_all},
     image, launch,
     process::Process,
@@ -69,7 +69,7 @@ impl Host {
         stop: &CancellationToken,
     ) -> Result<Instance<VirtualMachine>, ProviderError> {
         let found = image::find(&self.settings.images, &guest.image).await?;
-        self.has_room(guest)?;
+        self.has_room(guest).await?;
         let (record, is_new) = match known {
             Some(look) => (look.record, false),
             None => (self.make(place, guest, &found).await?, true),
@@ -98,14 +98,12 @@ impl Host {
             .ok_or_else(|| failed("it vanished after its start".to_owned()))
     }
 
-    fn has_room(&self, guest: &Guest) -> Result<(), ProviderError> {
+    async fn has_room(&self, guest: &Guest) -> Result<(), ProviderError> {
         let settings = &self.settings;
-        room::for_memory(guest.memory_bytes, settings.memory_reserve_bytes)?;
-        let root = self.known_root();
-        room::for_disk(
-            root.unwrap_or(&settings.directory),
-            settings.disk_reserve_bytes,
-        )
+        let kept = settings.memory_reserve_bytes;
+        let kept = kept.saturating_add(self.promised().await?);
+        room::for_memory(guest.memory_bytes, kept)?;
+        room::for_disk(self.root().await?, settings.disk_reserve_bytes)
     }
 
     /// Makes the machine beside its place, and moves it there.
@@ -179,7 +177,7 @@ impl Host {
         blocking(move || {
             record.ports = room::for_ports(&guest.ports, guest.publish_address, &record.ports)?;
             let write = || {
-                seed::write(&place, &place.folder(), &guest)?;
+                seed::write(&place.folder(), &guest)?;
                 // A pid file is about the process that is to come.
                 match std::fs::remove_file(place.pid_file()) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -298,19 +296,19 @@ async fn make_in_place(
     let making = blocking(move || {
         let write = || {
             let making = its.begin()?;
-            seed::write(&its, &making, &told)?;
-            its.keep_in(&making, &kept)?;
+            seed::write(&making, &told)?;
+            keep_in(&making, &kept)?;
             Ok(making)
         };
         write().map_err(file_error("the machine's folder"))
     })
     .await?;
-    let disk = place.disk_in(&making);
+    let disk = disk_in(&making);
     disk::make(&disk, found.disk.as_ref(), guest.disk_bytes).await?;
     let its = place.clone();
     blocking(move || {
         let finish = || {
-            std::fs::File::open(its.disk_in(&making))?.sync_all()?;
+            std::fs::File::open(disk_in(&making))?.sync_all()?;
             its.finish()
         };
         finish().map_err(file_error("the machine's folder"))

@@ -17,6 +17,8 @@ use crate::providers::ProviderError;
 
 /// Longest wait for the answer to a command, the commands of others before it among it.
 const ANSWER: Duration = Duration::from_secs(10);
+/// The same for how a machine is, which is asked often and of many.
+const STATUS: Duration = Duration::from_secs(3);
 /// The same for one that writes a disk's tables.
 pub(super) const LONG_ANSWER: Duration = Duration::from_secs(120);
 
@@ -92,7 +94,7 @@ pub(super) enum RunState {
 }
 
 pub(super) async fn run_state(socket: &Path) -> Result<RunState, ProviderError> {
-    let answer = ask(socket, "query-status").await?;
+    let answer = ask_with(socket, "query-status", json!({}), STATUS).await?;
     Ok(match answer["status"].as_str().unwrap_or_default() {
         "running" => RunState::Running,
         "shutdown" => RunState::Shutdown,

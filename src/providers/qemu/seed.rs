@@ -1,8 +1,8 @@
-//! What a guest is told at its start: the files of cloud-init's NoCloud source, and the same by the firmware.
+//! What a guest is told at its start: the files of cloud-init's `NoCloud` source, and the same by the firmware.
 
 use std::{io, path::Path};
 
-use super::folder::{Place, write_whole};
+use super::folder::{firmware_in, seed_in, write_whole};
 use crate::providers::Guest;
 
 /// Where the secret lands in a guest that runs cloud-init.
@@ -11,13 +11,13 @@ const SECRET_FILE: &str = "/etc/main-webserver/secret-key";
 pub(super) const FIRMWARE: [&str; 2] = ["host-name", "secret-key"];
 
 /// Writes them all anew; none is ever seen half.
-pub(super) fn write(place: &Place, folder: &Path, guest: &Guest) -> io::Result<()> {
-    let seed = place.seed_in(folder);
+pub(super) fn write(folder: &Path, guest: &Guest) -> io::Result<()> {
+    let seed = seed_in(folder);
     write_whole(&seed.join("meta-data"), meta_data(guest).as_bytes())?;
     write_whole(&seed.join("user-data"), user_data(guest).as_bytes())?;
     let told = [&guest.host_name, &guest.secret_key];
     for (name, text) in FIRMWARE.iter().zip(told) {
-        write_whole(&place.firmware_in(folder).join(name), text.as_bytes())?;
+        write_whole(&firmware_in(folder).join(name), text.as_bytes())?;
     }
     Ok(())
 }
@@ -33,16 +33,15 @@ fn meta_data(guest: &Guest) -> String {
 }
 
 fn user_data(guest: &Guest) -> String {
-    let keys: String = guest
-        .ssh_keys
-        .iter()
-        .map(|key| format!("  - {}\n", quoted(key)))
-        .collect();
-    let keys = if keys.is_empty() {
-        String::new()
-    } else {
-        format!("ssh_authorized_keys:\n{keys}")
-    };
+    let mut keys = String::new();
+    for (at, key) in guest.ssh_keys.iter().enumerate() {
+        keys.push_str(if at == 0 {
+            "ssh_authorized_keys:\n"
+        } else {
+            ""
+        });
+        keys.extend(["  - ", &quoted(key), "\n"]);
+    }
     let secret = quoted(&guest.secret_key);
     format!(
         "#cloud-config\n{keys}write_files:\n  - path: {SECRET_FILE}\n    owner: root:root\n    permissions: \"0600\"\n    \
