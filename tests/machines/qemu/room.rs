@@ -9,14 +9,14 @@ use super::{Stage, real, settings, stage_of};
 
 #[tokio::test]
 async fn too_little_memory_is_said_and_leaves_nothing() {
-    let real = real();
+    let host = real();
     let poor = QemuSettings {
         memory_reserve_bytes: 1 << 50,
-        ..settings(real.folder.path())
+        ..settings(host.folder.path())
     };
     let stage = Stage {
         engine: Arc::new(Qemu::at(poor)),
-        ..stage_of(real)
+        ..stage_of(host)
     };
     let error = stage.refusal(&stage.guest()).await;
     assert_eq!(error.code(), "ENGINE_FULL", "{error}");

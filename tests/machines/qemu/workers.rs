@@ -1,6 +1,6 @@
 //! Machines outlive the worker that has started them, wherever it was killed.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use main_webserver::{
     domain::{Id, id::VirtualMachine},
