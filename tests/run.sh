@@ -325,7 +325,8 @@ part_swarm() {
 part_qemu() {
     make_guest || return 3
     # One at a time: each guest has the processor for itself, so that it is up in seconds.
-    cargo nextest run --locked --no-fail-fast --ignore-default-filter -j 1 -E 'test(/^machines::qemu::/)'
+    cargo nextest run --locked --no-fail-fast --ignore-default-filter -j 1 \
+        -E 'test(/^(machines::qemu|providers::qemu::accel)::/)'
 }
 
 part_doc() {
