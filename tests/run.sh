@@ -267,7 +267,7 @@ make_disks() {
 stop_machines() {
     local line
     for line in /proc/[0-9]*/cmdline; do
-        tr '\0' ' ' <"$line" 2>/dev/null | grep -q "^qemu-system-x86_64 .*$TEST_QEMU_DIRECTORY/" || continue
+        { tr '\0' ' ' <"$line"; } 2>/dev/null | grep -q "^qemu-system-x86_64 .*$TEST_QEMU_DIRECTORY/" || continue
         line="${line#/proc/}" && kill -9 "${line%/cmdline}" 2>/dev/null
     done
 }

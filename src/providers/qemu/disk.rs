@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     folder::Place,
     image::{Disk, LOOK},
-    program::{DISKS, failed, run},
+    program::{DISKS, failed, is_locked, moment, run},
     qmp::{LONG_ANSWER, ask, ask_with},
 };
 use crate::{
@@ -17,6 +17,9 @@ use crate::{
 
 /// Longest writing of a disk's tables.
 const WRITE: Duration = Duration::from_secs(120);
+/// How long a killed process may hold on to a disk, and how often that is looked at.
+const LETTING_GO: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(100);
 /// The name of the disk inside QEMU.
 pub(super) const NODE: &str = "disk";
 /// The least an empty disk has.
@@ -121,10 +124,23 @@ fn is_listed(snapshots: &Value, snapshot: Id<Snapshot>) -> bool {
     listed.into_iter().any(|known| known["name"] == *name)
 }
 
+/// What the disk of a machine that is off says of itself. All that is done with one begins here, so a process that was
+/// killed is waited for here to let go of it.
 async fn about(place: &Place) -> Result<Value, ProviderError> {
     let path = place.disk().display().to_string();
     let arguments = ["info", "-f", "qcow2", "--output=json", &path];
-    let text = run(DISKS, arguments, LOOK).await?.or_error()?;
+    let freed = async {
+        loop {
+            let output = run(DISKS, arguments, LOOK).await?;
+            if output.is_success() || !is_locked(&output.stderr) {
+                return output.or_error();
+            }
+            moment(AGAIN).await;
+        }
+    };
+    let text = tokio::time::timeout(LETTING_GO, freed)
+        .await
+        .map_err(|_| failed("another process has its disk".to_owned()))??;
     serde_json::from_str(&text)
         .map_err(|error| failed(format!("what qemu-img says of its disk: {error}")))
 }

@@ -99,7 +99,8 @@ impl Stat {
         let (_, rest) = text.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
         let number = |at: usize| fields.get(at)?.parse::<i64>().ok();
-        if matches!(*fields.first()?, "Z" | "X") {
+        // Its first thread ends before the others do, and what it had open is closed by the last.
+        if matches!(*fields.first()?, "Z" | "X") && number(17)? <= 1 {
             return None;
         }
         Some(Self {
@@ -118,7 +119,9 @@ mod tests {
         let line = "42 (a) b) S 1 42 42 0 -1 4194560 9 8 7 6 30 12 0 0 20 0 3 0 5150 1000 200";
         let stat = Stat::parse(line).unwrap();
         assert_eq!((stat.ticks, stat.started), (42, 5150));
-        assert!(Stat::parse(&line.replace(" S ", " Z ")).is_none());
+        let ended = line.replace(" S ", " Z ");
+        assert!(Stat::parse(&ended).is_some());
+        assert!(Stat::parse(&ended.replace(" 0 3 0 ", " 0 1 0 ")).is_none());
     }
 
     #[test]

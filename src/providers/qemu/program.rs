@@ -106,7 +106,7 @@ pub(super) fn classify(complaint: &str) -> ProviderError {
         "file too large",
     ]) {
         quota(complaint.to_owned())
-    } else if says(&["write\" lock", "another process using"]) {
+    } else if is_locked(complaint) {
         failed(format!("another process has its disk: {complaint}"))
     } else if says(&[
         "could not open backing file",
@@ -121,6 +121,13 @@ pub(super) fn classify(complaint: &str) -> ProviderError {
     } else {
         failed(complaint.to_owned())
     }
+}
+
+/// Whether another process has the disk; one that was killed has it a moment longer than it is seen.
+pub(super) fn is_locked(complaint: &str) -> bool {
+    ["write\" lock", "another process using"]
+        .iter()
+        .any(|text| complaint.contains(text))
 }
 
 /// Whether QEMU could not have a port of its host: another may have taken it since it was seen to be free.
