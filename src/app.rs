@@ -17,7 +17,7 @@ use crate::{
         operations::{BadOperations, Operations},
     },
     live::{EventBus, MemoryBus, RedisBus, Topic},
-    providers::{self, Providers},
+    providers::{self, Engines, Hypervisor, Providers},
     queue::{
         Dispatcher, MemoryQueue, Outlook, RedisQueue, Retention, Sweeper, TaskQueue, Upkeep,
         Worker, WorkerSettings,
@@ -194,11 +194,8 @@ impl App {
         };
         app.background
             .spawn(dispatcher.clone().run(posted, app.relay.clone()));
-        if role.works() {
-            let providers = match seams.providers {
-                Some(providers) => providers,
-                None => providers::from_settings(settings, seams.clock, seams.entropy).await,
-            };
+        let (providers, machines) = engines(settings, seams, role).await;
+        if let Some(providers) = providers {
             app.start_worker(settings, dispatcher, providers, keyring);
         }
         let offer = Offer {
@@ -211,15 +208,17 @@ impl App {
             auth,
             store,
             bus: Arc::clone(&bus),
+            services: services.clone(),
+            machines,
             meters,
             console: settings.console,
             stop: app.intake.clone(),
         };
         if let Some(bound) = bound {
-            let api = Api::new(services, Arc::clone(&bus), offer);
+            let api = Api::new(services.clone(), Arc::clone(&bus), offer);
             app.server = Some(tokio::spawn(web(api).serve(bound)));
         } else if let Some(bound) = meters_bound {
-            let api = Api::new(services, Arc::clone(&bus), offer);
+            let api = Api::new(services.clone(), Arc::clone(&bus), offer);
             app.server = Some(tokio::spawn(web(api).serve_meters(bound)));
         }
         Ok(app)
@@ -310,6 +309,26 @@ impl App {
     }
 }
 
+/// A worker's engines, and those whose consoles the web opens.
+async fn engines(
+    settings: &Settings,
+    seams: Seams,
+    role: Role,
+) -> (Option<Providers>, Engines<dyn Hypervisor>) {
+    let providers = match seams.providers {
+        Some(providers) => providers,
+        None if role.works() => {
+            providers::from_settings(settings, seams.clock, seams.entropy).await
+        }
+        None => {
+            let machines = providers::of_machines(settings, seams.clock, seams.entropy).await;
+            return (None, machines);
+        }
+    };
+    let machines = providers.machines.clone();
+    (role.works().then_some(providers), machines)
+}
+
 fn operations(settings: &Settings) -> Result<Operations, BadOperations> {
     match &settings.persisted_operations {
         Some(path) => Operations::load(path, settings.persisted_only),
@@ -320,6 +339,7 @@ fn operations(settings: &Settings) -> Result<Operations, BadOperations> {
 const fn fleet(settings: &Settings) -> Fleet {
     Fleet {
         containers_per_owner: settings.containers_per_owner,
+        machines_per_owner: settings.machines.per_owner,
         patience: settings.container_drain,
         heartbeat: settings.heartbeat,
     }
@@ -335,6 +355,7 @@ fn care(settings: &Settings) -> Care {
         },
         pause: settings.reconcile_pause,
         orphan_grace: delta(settings.orphan_grace),
+        machine_grace: delta(settings.machines.orphan_grace),
         host_stale: delta(settings.host_stale),
         host_dead: delta(settings.host_dead),
         spare_idle: delta(settings.spare_idle),

@@ -48,6 +48,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "auth",
             "graphql",
             "live",
+            "providers",
+            "services",
             "telemetry",
         ],
     ),

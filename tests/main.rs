@@ -29,3 +29,4 @@ mod shared;
 mod simulation;
 mod stores;
 mod swarm;
+mod virtual_machines;

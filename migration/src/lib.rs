@@ -14,6 +14,7 @@ mod m20261124_000005_engine;
 mod m20261124_000006_lighter_tasks;
 mod m20261124_000007_lists;
 mod m20261127_000008_fleet;
+mod m20261128_000009_machines;
 mod statements;
 
 #[derive(Debug)]
@@ -31,6 +32,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000006_lighter_tasks::Migration),
             Box::new(m20261124_000007_lists::Migration),
             Box::new(m20261127_000008_fleet::Migration),
+            Box::new(m20261128_000009_machines::Migration),
         ]
     }
 }

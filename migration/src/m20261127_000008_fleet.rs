@@ -107,7 +107,7 @@ impl MigrationTrait for Migration {
             .await?;
         }
         for table in [
-            "container_log",
+            "log_line",
             "log_interest",
             "engine",
             "audit_event",
@@ -146,7 +146,7 @@ fn tables() -> [TableCreateStatement; 9] {
         audit_event(),
         engine(),
         log_interest(),
-        container_log(),
+        log_line(),
     ]
 }
 
@@ -303,11 +303,11 @@ fn engine() -> TableCreateStatement {
         .to_owned()
 }
 
-/// Who wants to read a container's log, and which worker brings it.
+/// Who wants to read the log of a container or a machine, and which worker brings it.
 fn log_interest() -> TableCreateStatement {
     Table::create()
         .table("log_interest")
-        .col(uuid("container_id").primary_key())
+        .col(uuid("subject_id").primary_key())
         .col(timestamp_with_time_zone("until"))
         .col(uuid_null("holder"))
         .col(timestamp_with_time_zone_null("held_until"))
@@ -316,15 +316,15 @@ fn log_interest() -> TableCreateStatement {
 }
 
 /// Numbered by whoever brings them, so that two that bring at once collide.
-fn container_log() -> TableCreateStatement {
+fn log_line() -> TableCreateStatement {
     Table::create()
-        .table("container_log")
-        .col(uuid("container_id"))
+        .table("log_line")
+        .col(uuid("subject_id"))
         .col(big_integer("line"))
         .col(big_integer("mark"))
         .col(timestamp_with_time_zone("at"))
         .col(boolean("is_error"))
         .col(text("message"))
-        .primary_key(Index::create().col("container_id").col("line"))
+        .primary_key(Index::create().col("subject_id").col("line"))
         .to_owned()
 }

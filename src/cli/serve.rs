@@ -8,6 +8,7 @@ use super::say;
 use crate::{
     app::{App, Role, Seams, StartError},
     config::{Database, Settings},
+    providers::ProviderError,
     web::IS_CONSOLE_EMBEDDED,
 };
 
@@ -87,13 +88,8 @@ async fn banner(settings: &Settings, app: &App) -> String {
         },
     );
     if let Some(providers) = &app.providers {
-        line(
-            "engine",
-            match providers.default().ping().await {
-                Ok(version) => version,
-                Err(error) => format!("{error}; its tasks are tried again until it answers"),
-            },
-        );
+        line("engine", said(providers.containers.default().ping().await));
+        line("machines", said(providers.machines.default().ping().await));
     }
     if let Some(seeded) = &app.seeded {
         line(
@@ -107,4 +103,9 @@ async fn banner(settings: &Settings, app: &App) -> String {
         );
     }
     lines.trim_end().to_owned()
+}
+
+/// What an engine says of itself.
+fn said(answer: Result<String, ProviderError>) -> String {
+    answer.unwrap_or_else(|error| format!("{error}; its tasks are tried again until it answers"))
 }

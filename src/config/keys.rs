@@ -89,6 +89,46 @@ pub const KEYS: &[(&str, &str, &str)] = &[
         "container engine of what has no cluster; auto takes Docker when its socket answers",
     ),
     (
+        "MACHINE_PROVIDER",
+        "auto, qemu or simulated [auto]",
+        "engine of virtual machines; auto takes QEMU when it is installed",
+    ),
+    (
+        "MACHINE_DIR",
+        "a folder [machines in DATA_DIR]",
+        "where QEMU keeps machines and their disks; its full name has 60 bytes at most",
+    ),
+    (
+        "MACHINE_IMAGE_DIR",
+        "a folder [images in DATA_DIR]",
+        "where the images of machines are",
+    ),
+    (
+        "MACHINE_ACCEL",
+        "auto, kvm or tcg [auto]",
+        "what runs a guest's instructions; auto takes KVM when a guest is seen to run with it",
+    ),
+    (
+        "MACHINE_DISK_RESERVE_MEBIBYTES",
+        "0 to 1000000000 [1024]",
+        "disk space without which no machine is started",
+    ),
+    (
+        "MACHINE_MEMORY_RESERVE_MEBIBYTES",
+        "0 to 1000000000 [512]",
+        "memory that is left to the host of the machines",
+    ),
+    (
+        "MACHINES_PER_OWNER",
+        "1 to 1000000 [20]",
+        "virtual machines one owner has at once",
+    ),
+    (
+        "MACHINE_ORPHAN_SECONDS",
+        "0 to 31536000 [604800]",
+        "how long a virtual machine that no row knows is left on its engine",
+    ),
+    (
         "DOCKER_HOST",
         "unix://… or tcp://… [unix:///var/run/docker.sock]",
         "the Docker engine",

@@ -6,7 +6,12 @@ mod keys;
 mod secret;
 mod sources;
 
-use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 pub use keys::KEYS;
 pub use secret::Secret;
@@ -59,6 +64,37 @@ pub enum ProviderChoice {
     Simulated,
 }
 
+/// Which engine virtual machines run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MachineProviderChoice {
+    Auto,
+    Qemu,
+    Simulated,
+}
+
+/// Where QEMU has its machines and images, and what it leaves to its host.
+#[derive(Debug, Clone)]
+pub struct Machines {
+    pub provider: MachineProviderChoice,
+    pub directory: PathBuf,
+    pub images: PathBuf,
+    pub accel: AccelChoice,
+    pub disk_reserve_bytes: u64,
+    pub memory_reserve_bytes: u64,
+    /// Most machines one owner has at once.
+    pub per_owner: u64,
+    /// How long one that no row knows is left on an engine.
+    pub orphan_grace: Duration,
+}
+
+/// What runs a guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccelChoice {
+    Auto,
+    Kvm,
+    Tcg,
+}
+
 /// What is done about differences between the database and the engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reconcile {
@@ -93,6 +129,7 @@ pub struct Settings {
     pub refresh_token: Duration,
     pub provider: ProviderChoice,
     pub docker_host: String,
+    pub machines: Machines,
     pub publish_address: IpAddr,
     pub worker_concurrency: usize,
     pub lease: Duration,
@@ -146,6 +183,7 @@ impl Settings {
                 .text("DATA_DIR")
                 .unwrap_or_else(|| ".data".to_owned()),
         );
+        let machines = machines(sources, &data_dir)?;
         let settings = Self {
             host: sources.parse("HOST", "127.0.0.1")?,
             port: sources.parse("PORT", "7730")?,
@@ -177,6 +215,7 @@ impl Settings {
                 ],
             )?,
             docker_host: docker_host(sources)?,
+            machines,
             publish_address: sources.parse("PUBLISH_ADDRESS", "127.0.0.1")?,
             worker_concurrency: sources.number("WORKER_CONCURRENCY", &16, 1..=1000)?,
             lease: Duration::from_secs(sources.number("LEASE_SECONDS", &30, 1..=3600)?),
@@ -336,6 +375,38 @@ fn admin_password(sources: &Sources) -> Result<Option<Secret>, ConfigError> {
         Ok(_) => Ok(Some(Secret::new(text))),
         Err(refused) => Err(sources.refuse("ADMIN_PASSWORD", refused.0)),
     }
+}
+
+fn machines(sources: &Sources, data_dir: &Path) -> Result<Machines, ConfigError> {
+    let folder = |key, name: &str| {
+        let path = sources.text(key).map(PathBuf::from);
+        path.unwrap_or_else(|| data_dir.join(name))
+    };
+    let mebibytes = |key, usual| Ok(sources.number(key, usual, 0..=1_000_000_000_u64)? << 20);
+    Ok(Machines {
+        provider: sources.one_of(
+            "MACHINE_PROVIDER",
+            &[
+                ("auto", MachineProviderChoice::Auto),
+                ("qemu", MachineProviderChoice::Qemu),
+                ("simulated", MachineProviderChoice::Simulated),
+            ],
+        )?,
+        directory: folder("MACHINE_DIR", "machines"),
+        images: folder("MACHINE_IMAGE_DIR", "images"),
+        accel: sources.one_of(
+            "MACHINE_ACCEL",
+            &[
+                ("auto", AccelChoice::Auto),
+                ("kvm", AccelChoice::Kvm),
+                ("tcg", AccelChoice::Tcg),
+            ],
+        )?,
+        disk_reserve_bytes: mebibytes("MACHINE_DISK_RESERVE_MEBIBYTES", &1024)?,
+        memory_reserve_bytes: mebibytes("MACHINE_MEMORY_RESERVE_MEBIBYTES", &512)?,
+        per_owner: sources.number("MACHINES_PER_OWNER", &20, 1..=1_000_000)?,
+        orphan_grace: seconds(sources, "MACHINE_ORPHAN_SECONDS", 604_800, 0..=31_536_000)?,
+    })
 }
 
 fn docker_host(sources: &Sources) -> Result<String, ConfigError> {

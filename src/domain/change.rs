@@ -11,16 +11,19 @@ pub enum Table {
     AuditEvent,
     Cluster,
     Container,
-    ContainerLog,
     Engine,
     Host,
     HostCommand,
+    Image,
+    Log,
     Pool,
     Region,
     Schedule,
     Session,
+    Snapshot,
     Task,
     User,
+    VirtualMachine,
 }
 
 /// Why a change is announced.
@@ -37,7 +40,7 @@ pub enum ChangeKind {
 pub struct Change {
     pub table: Table,
     pub id: Uuid,
-    /// Grows with every change of the row: a container's and a task's is the row's own version, of others it is the time of
+    /// Grows with every change of the row: a container's, a machine's and a task's is the row's own version, of others it is the time of
     /// the change.
     pub version: i64,
     pub owner: Option<Uuid>,

@@ -5,7 +5,10 @@ use std::fmt;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::{Id, id::Container};
+use super::{
+    Id,
+    id::{Container, VirtualMachine},
+};
 
 /// Derives keys; it holds the secret and never shows it.
 #[derive(Clone)]
@@ -39,6 +42,11 @@ impl Keyring {
     /// The key a container shows to prove which one it is, in hexadecimal. Derived, so that it is stored nowhere.
     pub fn container_key(&self, id: Id<Container>) -> String {
         hex(&self.derive("container", id.uuid().as_bytes()))
+    }
+
+    /// The same for a virtual machine.
+    pub fn machine_key(&self, id: Id<VirtualMachine>) -> String {
+        hex(&self.derive("virtual-machine", id.uuid().as_bytes()))
     }
 }
 

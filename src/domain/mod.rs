@@ -14,6 +14,7 @@ pub mod machine;
 pub mod policy;
 pub mod task;
 pub mod value;
+pub mod virtual_machine;
 
 pub use change::{Change, ChangeKind, Table};
 pub use clock::{Clock, SystemClock};

@@ -95,9 +95,12 @@ pub enum Resource {
     Cluster,
     Engine,
     Host,
+    Image,
     Pool,
     Region,
     Container,
+    VirtualMachine,
+    Snapshot,
     Task,
     User,
     Session,
@@ -123,14 +126,19 @@ pub fn scope(viewer: Viewer, action: Action, resource: Resource) -> Scope {
         (Viewer::System | Viewer::Admin { .. }, _) => Scope::Everything,
         (
             Viewer::User { .. } | Viewer::Host { .. } | Viewer::Anonymous,
-            Resource::App | Resource::Region,
+            Resource::App | Resource::Image | Resource::Region,
         ) => match action {
             Action::Read => Scope::Everything,
             Action::Create | Action::Operate | Action::Delete | Action::Report => Scope::Nothing,
         },
         (
             Viewer::User { id, .. },
-            Resource::Container | Resource::Task | Resource::User | Resource::Session,
+            Resource::Container
+            | Resource::VirtualMachine
+            | Resource::Snapshot
+            | Resource::Task
+            | Resource::User
+            | Resource::Session,
         ) => Scope::OwnedBy(id),
         // An agent tells of what runs beside it; it asks for nothing and removes nothing.
         (Viewer::Host { id }, Resource::Container | Resource::Host) => match action {
@@ -139,7 +147,11 @@ pub fn scope(viewer: Viewer, action: Action, resource: Resource) -> Scope {
         },
         (
             Viewer::Host { .. } | Viewer::Anonymous,
-            Resource::Task | Resource::User | Resource::Session,
+            Resource::VirtualMachine
+            | Resource::Snapshot
+            | Resource::Task
+            | Resource::User
+            | Resource::Session,
         )
         | (Viewer::Anonymous, Resource::Container | Resource::Host)
         | (Viewer::User { .. }, Resource::Host)

@@ -13,6 +13,7 @@ use crate::{
         container::{ContainerEvent, ContainerState},
         host::{HostEvent, HostStatus},
         policy::Viewer,
+        virtual_machine::{MachineEvent, MachineState},
     },
     error::StoreError,
     providers::{Address, Node, NodeHealth, has_nodes},
@@ -21,8 +22,9 @@ use crate::{
         clusters::{self, Model as Cluster},
         containers::{self, Place},
         hosts::{self, ActiveModel, Model, NewHost},
+        machines, tasks,
     },
-    tasks::{create_container::request_again, locked},
+    tasks::{create_container::request_again, locked, machine},
 };
 
 /// How often it is written down that an engine's node is well.
@@ -55,7 +57,7 @@ pub async fn ask_engines(keeper: &Keeper, idle: &mut Idle) -> Result<(), StoreEr
             provider: cluster.provider.clone(),
             endpoint: cluster.endpoint.clone(),
         };
-        let Some(engine) = keeper.providers.at(&address) else {
+        let Some(engine) = keeper.providers.containers.at(&address) else {
             continue;
         };
         // A ping ends sooner than anything else an engine may be asked.
@@ -68,7 +70,7 @@ pub async fn ask_engines(keeper: &Keeper, idle: &mut Idle) -> Result<(), StoreEr
                 let nodes = nodes.unwrap_or_default();
                 take_over(keeper, &cluster, &nodes).await?;
                 if keeper.mends() {
-                    idle.scale(keeper, &cluster, &engine, &nodes).await?;
+                    idle.scale(keeper, &cluster, &*engine, &nodes).await?;
                 }
             }
             // Its silence says nothing of its nodes.
@@ -232,6 +234,31 @@ async fn conclude(keeper: &Keeper, host: &Model) -> Result<(), StoreError> {
                 };
                 containers::transition(&mut tx, &row, ContainerEvent::Fail, patch).await?;
             }
+        }
+        tx.commit().await?;
+    }
+    lose_machines(keeper, place).await
+}
+
+/// Nobody can tell how the machines of a silent host are. They are not made elsewhere: their disks are where they were.
+async fn lose_machines(keeper: &Keeper, place: Place) -> Result<(), StoreError> {
+    let states = [
+        MachineState::Booting,
+        MachineState::Running,
+        MachineState::Stopping,
+    ];
+    for row in machines::unscoped_in(keeper.store.db(), place, &states).await? {
+        let mut tx = keeper.store.begin().await?;
+        let Some((live, row)) = machine::locked(&tx, row.id()).await? else {
+            continue;
+        };
+        let patch = <machines::ActiveModel as Default>::default();
+        match machines::transition(&mut tx, &row, MachineEvent::LostHost, patch).await {
+            Err(StoreError::Illegal(_)) => continue,
+            lost => lost?,
+        };
+        for task in &live {
+            tasks::request_cancel(&mut tx, task).await?;
         }
         tx.commit().await?;
     }

@@ -1,6 +1,6 @@
-//! Listening to the engines: what happens to a container wakes the tasks that wait for it, and is looked at once.
+//! Listening to the engines: what happens to a container or a machine wakes the tasks that wait for it, and is looked at once.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use futures_util::StreamExt as _;
@@ -10,17 +10,15 @@ use tokio_util::{
 };
 
 use super::{
-    Action, Engine, Keeper, Seen,
+    Action, Keeper, Kept, Phase, Seen,
     act::{ActError, act},
-    addresses,
     hosts::known_hosts,
     plan,
 };
 use crate::{
-    domain::{Id, container::ContainerState, id::Container},
-    providers::Address,
-    store::{containers, tasks},
-    tasks::create_container::{address_of, topic},
+    domain::Id,
+    providers::{Address, Engine},
+    store::tasks,
 };
 
 /// Pause before listening again after an engine's connection ended.
@@ -28,16 +26,16 @@ const RECONNECT: Duration = Duration::from_secs(2);
 /// Time between two looks at which engines there are.
 const REFRESH: Duration = Duration::from_secs(5);
 
-/// Listens to every engine there is, until `stop`.
-pub async fn run(keeper: Keeper, stop: CancellationToken) {
+/// Listens to every engine of the sort, until `stop`.
+pub async fn run<T: Kept>(keeper: Keeper, stop: CancellationToken) {
     let mut heard: HashMap<Address, DropGuard> = HashMap::new();
     let listeners = TaskTracker::new();
     while !stop.is_cancelled() {
-        match addresses(&keeper.store, &keeper.providers).await {
+        match T::addresses(&keeper.store, &keeper.providers).await {
             Ok(there) => {
                 heard.retain(|address, _| there.contains(address));
                 for address in there {
-                    let Some(engine) = keeper.providers.at(&address) else {
+                    let Some(engine) = T::engine(&keeper.providers, &address) else {
                         continue;
                     };
                     heard.entry(address.clone()).or_insert_with(|| {
@@ -62,18 +60,18 @@ pub async fn run(keeper: Keeper, stop: CancellationToken) {
     listeners.wait().await;
 }
 
-async fn listen(keeper: Keeper, address: Address, engine: Engine) {
+async fn listen<T: Kept>(keeper: Keeper, address: Address, engine: Arc<dyn Engine<T>>) {
     loop {
         // The version of the API is agreed on before the events are asked for.
         if engine.ping().await.is_ok() {
             let mut events = engine.events();
             while let Some(event) = events.next().await {
                 let id = event.id;
-                if let Err(error) = tasks::wake(&keeper.store, &topic(id)).await {
+                if let Err(error) = tasks::wake(&keeper.store, &id.to_string()).await {
                     tracing::debug!(%error, "an event woke nobody; the clock will");
                 }
-                if let Err(error) = look(&keeper, &address, &engine, id).await {
-                    tracing::debug!(%error, container = %id, "it was not looked at; the next look at its engine will tell");
+                if let Err(error) = look(&keeper, &address, &*engine, id).await {
+                    tracing::debug!(%error, subject = %id, "it was not looked at; the next look at its engine will tell");
                 }
             }
         }
@@ -81,27 +79,23 @@ async fn listen(keeper: Keeper, address: Address, engine: Engine) {
     }
 }
 
-/// Looks at one container that something happened to, and does what the look at its whole engine would do.
-async fn look(
+/// Looks at one that something happened to, and does what the look at its whole engine would do.
+async fn look<T: Kept>(
     keeper: &Keeper,
     address: &Address,
-    engine: &Engine,
-    id: Id<Container>,
+    engine: &dyn Engine<T>,
+    id: Id<T>,
 ) -> Result<(), ActError> {
     let store = &keeper.store;
-    let row = containers::unscoped_by_id(store.db(), id).await?;
-    let Some(row) = row.filter(|row| address_of(row).as_ref() == Some(address)) else {
+    let row = T::by_ids(store, vec![id.uuid()]).await?;
+    let row = row.first().map(T::want).transpose()?;
+    let Some(row) = row.filter(|row| row.address.as_ref() == Some(address)) else {
         return Ok(());
     };
-    match row.state()? {
-        ContainerState::Running | ContainerState::Draining | ContainerState::Unknown => {}
+    match row.phase {
+        Phase::Running | Phase::Leaving | Phase::Lost => {}
         // These have a task of their own, or are over.
-        ContainerState::Requested
-        | ContainerState::Creating
-        | ContainerState::Stopped
-        | ContainerState::Deleting
-        | ContainerState::Deleted
-        | ContainerState::Failed => return Ok(()),
+        Phase::Underway | Phase::Resting | Phase::Over => return Ok(()),
     }
     let instance = engine.inspect(id).await?;
     let (silent, nodes) = known_hosts(store).await?;
@@ -115,14 +109,14 @@ async fn look(
         silent: &silent,
         nodes: &nodes,
         orphans: &HashMap::new(),
-        grace: keeper.care.orphan_grace,
+        grace: T::grace(&keeper.care),
         settle: TimeDelta::zero(),
         is_whole: true,
     };
-    for finding in plan(&seen)? {
-        // That it has failed is no guess.
-        if keeper.mends() || finding.action == Action::Fail {
-            act(keeper, engine, &finding, instance.as_ref(), &nodes).await?;
+    for finding in plan(&seen) {
+        // That it has ended is no guess.
+        if keeper.mends() || matches!(finding.action, Action::Fail | Action::Rest) {
+            act(keeper, address, engine, &finding, instance.as_ref(), &nodes).await?;
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Brings what containers write to those who want to read it, while they do.
+//! Brings what containers and machines write to those who want to read it, while they do.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,14 +12,15 @@ use uuid::Uuid;
 
 use super::Keeper;
 use crate::{
-    domain::{Id, id::Container},
+    domain::{Id, id::Identified},
     error::StoreError,
-    providers::{Line, Provider, Start},
+    providers::{Engine, Line, Start},
     store::{
-        container_logs::{self, NewLine},
         containers,
+        logs::{self, NewLine},
+        machines,
     },
-    tasks::create_container::address_of,
+    tasks::{create_container, machine},
 };
 
 /// Time between two looks at what is wanted.
@@ -39,22 +40,22 @@ const SILENCE: TimeDelta = TimeDelta::seconds(120);
 
 /// Brings what is wanted and what no other worker brings, until `stop`.
 pub async fn run(keeper: Keeper, me: Uuid, stop: CancellationToken) {
-    let mut brought: HashMap<Id<Container>, DropGuard> = HashMap::new();
+    let mut brought: HashMap<Uuid, DropGuard> = HashMap::new();
     let bringing = TaskTracker::new();
     while !stop.is_cancelled() {
-        match container_logs::hold(&keeper.store, me, LEASE).await {
+        match logs::hold(&keeper.store, me, LEASE).await {
             Ok(held) => {
-                brought.retain(|container, _| held.contains(container));
-                for container in held {
-                    brought.entry(container).or_insert_with(|| {
+                brought.retain(|subject, _| held.contains(subject));
+                for subject in held {
+                    brought.entry(subject).or_insert_with(|| {
                         let stop = stop.child_token();
                         let until = stop.clone();
-                        let bring = bring(keeper.clone(), me, container);
+                        let bring = bring(keeper.clone(), me, subject);
                         bringing.spawn(async move { until.run_until_cancelled(bring).await });
                         stop.drop_guard()
                     });
                 }
-                if let Err(error) = container_logs::forget(&keeper.store, SILENCE).await {
+                if let Err(error) = logs::forget(&keeper.store, SILENCE).await {
                     tracing::debug!(%error, "old lines stay a while longer");
                 }
             }
@@ -71,60 +72,64 @@ pub async fn run(keeper: Keeper, me: Uuid, stop: CancellationToken) {
     bringing.wait().await;
 }
 
-/// Brings one container's lines until it is dropped, whatever becomes of its engine's connection and of the container.
-async fn bring(keeper: Keeper, me: Uuid, container: Id<Container>) {
+/// Brings one subject's lines until it is dropped, whatever becomes of its engine's connection and of the subject.
+async fn bring(keeper: Keeper, me: Uuid, subject: Uuid) {
     loop {
-        match bring_once(&keeper, me, container).await {
-            Ok(()) => {}
+        if let Err(error) = bring_once(&keeper, me, subject).await {
             // One that finds another at it stops at the next look, unless that one has gone by then.
-            Err(error) => tracing::debug!(%error, %container, "its log is not brought for now"),
+            tracing::debug!(%error, %subject, "its log is not brought for now");
         }
         keeper.store.clock.sleep(AGAIN).await;
     }
 }
 
-async fn bring_once(keeper: &Keeper, me: Uuid, container: Id<Container>) -> Result<(), StoreError> {
-    let store = &keeper.store;
-    let row = containers::unscoped_by_id(store.db(), container).await?;
-    let address = row.as_ref().and_then(address_of);
-    let engine = address.and_then(|address| keeper.providers.at(&address));
-    let Some(engine) = engine else {
-        return container_logs::caught_up(store, container, me).await;
-    };
-    // The version of the API is agreed on before the log is asked for.
-    if engine.ping().await.is_ok() {
-        follow(keeper, me, container, &*engine).await?;
+async fn bring_once(keeper: &Keeper, me: Uuid, subject: Uuid) -> Result<(), StoreError> {
+    let (store, engines) = (&keeper.store, &keeper.providers);
+    if let Some(row) = containers::unscoped_by_id(store.db(), Id::new(subject)).await? {
+        let engine = create_container::address_of(&row).and_then(|at| engines.containers.at(&at));
+        if let Some(engine) = engine {
+            return follow(keeper, me, row.id(), &*engine).await;
+        }
+    } else if let Some(row) = machines::unscoped_by_id(store.db(), Id::new(subject)).await? {
+        let engine = machine::address_of(&row).and_then(|at| engines.machines.at(&at));
+        if let Some(engine) = engine {
+            return follow(keeper, me, row.id(), &*engine).await;
+        }
     }
-    Ok(())
+    logs::caught_up(store, subject, me).await
 }
 
-async fn follow(
+async fn follow<T: Identified + Send + 'static, E: Engine<T> + ?Sized>(
     keeper: &Keeper,
     me: Uuid,
-    container: Id<Container>,
-    engine: &dyn Provider,
+    id: Id<T>,
+    engine: &E,
 ) -> Result<(), StoreError> {
-    let store = &keeper.store;
-    let newest = container_logs::newest(store, container).await?;
+    // The version of the API is agreed on before the log is asked for.
+    if engine.ping().await.is_err() {
+        return Ok(());
+    }
+    let (store, subject) = (&keeper.store, id.uuid());
+    let newest = logs::newest(store, subject).await?;
     // What is here already has been brought before, by this worker or another.
     let known = newest.as_ref().map(|line| line.mark);
     let start = known.map_or(Start::Last(TAIL), Start::After);
     let mut number = newest.map_or(0, |line| line.line);
     let mut has_caught_up = false;
-    let mut lines = engine.follow(container, start).ready_chunks(BATCH);
+    let mut lines = engine.follow(id, start).ready_chunks(BATCH);
     loop {
         let chunk = tokio::select! {
             biased;
             chunk = lines.next() => chunk,
             () = store.clock.sleep(QUIET), if !has_caught_up => {
                 has_caught_up = true;
-                container_logs::caught_up(store, container, me).await?;
+                logs::caught_up(store, subject, me).await?;
                 continue;
             }
         };
         let Some(chunk) = chunk else {
             if !has_caught_up {
-                container_logs::caught_up(store, container, me).await?;
+                logs::caught_up(store, subject, me).await?;
             }
             return Ok(());
         };
@@ -140,7 +145,7 @@ async fn follow(
             })
             .collect();
         if !new.is_empty() {
-            number = container_logs::append(store, container, number, new).await?;
+            number = logs::append(store, subject, number, new).await?;
         }
     }
 }

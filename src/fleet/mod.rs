@@ -5,26 +5,30 @@
 //! message and a second worker all take the same path.
 
 mod act;
+mod containers;
 mod engines;
 mod expiry;
 mod hosts;
+mod kept;
 mod listen;
 mod logs;
+mod machines;
 mod plan;
 mod reconcile;
 mod scale;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use engines::addresses;
+pub use kept::{Kept, Phase, Want};
 pub use plan::{Action, Finding, Kind, Seen, plan};
 pub use reconcile::{Reconcile, Reconciler};
 
 use crate::{
+    domain::id::{Container, VirtualMachine},
     error::StoreError,
     providers::Providers,
     store::{Store, leader},
@@ -44,6 +48,8 @@ pub struct Care {
     pub pause: Duration,
     /// How long what no row knows is left on an engine.
     pub orphan_grace: TimeDelta,
+    /// The same for a virtual machine, with whose disk all that is on it goes.
+    pub machine_grace: TimeDelta,
     pub host_stale: TimeDelta,
     pub host_dead: TimeDelta,
     /// How long a spare machine stays in service with nothing to do.
@@ -76,23 +82,27 @@ pub struct Keeper {
 impl Keeper {
     /// Listens to every engine there is, until `stop`.
     pub async fn listen(self, stop: CancellationToken) {
-        listen::run(self, stop).await;
+        let machines = listen::run::<VirtualMachine>(self.clone(), stop.clone());
+        tokio::join!(listen::run::<Container>(self, stop), machines);
     }
 
-    /// Brings what containers write to those who want to read it, until `stop`.
+    /// Brings what containers and machines write to those who want to read it, until `stop`.
     pub async fn bring_logs(self, me: Uuid, stop: CancellationToken) {
         logs::run(self, me, stop).await;
     }
 
     /// Looks after the fleet while it leads, until `stop`; then gives the lead back.
     pub async fn keep(self, me: Uuid, stop: CancellationToken) {
-        let mut reconciler = Reconciler::new(self.clone());
+        let mut containers = Reconciler::<Container>::new(self.clone());
+        let mut machines = Reconciler::<VirtualMachine>::new(self.clone());
         let mut idle = scale::Idle::default();
         let mut is_hindered = false;
         while !stop.is_cancelled() {
             let turn = async {
                 if leader::lead(&self.store, JOB, me, LEAD).await?.is_some() {
-                    self.round(&mut reconciler, &mut idle, &stop).await?;
+                    self.round(&mut idle).await?;
+                    containers.due(&stop).await?;
+                    machines.due(&stop).await?;
                 }
                 Ok::<_, StoreError>(())
             };
@@ -116,17 +126,11 @@ impl Keeper {
         }
     }
 
-    async fn round(
-        &self,
-        reconciler: &mut Reconciler,
-        idle: &mut scale::Idle,
-        stop: &CancellationToken,
-    ) -> Result<(), StoreError> {
+    async fn round(&self, idle: &mut scale::Idle) -> Result<(), StoreError> {
         hosts::ask_engines(self, idle).await?;
         hosts::notice_silence(self).await?;
         expiry::end_unused(self).await?;
-        expiry::fill_pools(self).await?;
-        reconciler.due(stop).await
+        expiry::fill_pools(self).await
     }
 
     fn mends(&self) -> bool {
@@ -153,6 +157,3 @@ fn unless_overtaken<T>(done: Result<T, crate::error::AppError>) -> Result<Option
         ))),
     }
 }
-
-/// Engines in common use, counted by reference.
-type Engine = Arc<dyn crate::providers::Provider>;

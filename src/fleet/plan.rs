@@ -6,12 +6,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::{Kept, Phase, Want};
 use crate::{
-    domain::{Id, container::ContainerState, id::Container},
-    error::StoreError,
+    domain::{Id, id::Identified},
     providers::{Address, Instance, Status},
-    store::containers::Model,
-    tasks::create_container::address_of,
 };
 
 /// How long a row is left to whoever changed it last, where the engine was asked for all it has.
@@ -33,6 +31,10 @@ pub enum Kind {
     Outdated,
     /// It should run and has ended by itself.
     Ended,
+    /// Its guest's kernel has panicked.
+    Panicked,
+    /// It should not run and does.
+    Running,
     /// It runs elsewhere than its row says.
     Moved,
     /// It is there and its row says that nobody knows.
@@ -57,6 +59,10 @@ pub enum Action {
     Resume,
     /// Remove it for good: it was leaving.
     Delete,
+    /// Record that it has ended in order.
+    Rest,
+    /// End it; what it needs to start again is kept.
+    End,
     /// Have it worked on.
     Enqueue,
     /// Leave it a while; it may mend itself.
@@ -66,34 +72,34 @@ pub enum Action {
 /// A difference and what is done about it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Finding {
-    #[serde(serialize_with = "written")]
-    pub container_id: Id<Container>,
+pub struct Finding<T: Identified> {
+    #[serde(rename = "subjectId", serialize_with = "written")]
+    pub id: Id<T>,
     pub kind: Kind,
     pub action: Action,
     pub detail: String,
 }
 
-fn written<S: serde::Serializer>(id: &Id<Container>, to: S) -> Result<S::Ok, S::Error> {
+fn written<T: Identified, S: serde::Serializer>(id: &Id<T>, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(id)
 }
 
 /// What is known at one moment: the rows were read before the engine was asked.
-pub struct Seen<'a> {
+pub struct Seen<'a, T: Identified> {
     pub address: &'a Address,
     pub deployment: &'a str,
     pub now: DateTime<Utc>,
     /// Those that live on this engine.
-    pub rows: &'a [Model],
+    pub rows: &'a [Want<T>],
     /// Those of instances that live elsewhere or nowhere.
-    pub others: &'a [Model],
-    pub instances: &'a [Instance],
+    pub others: &'a [Want<T>],
+    pub instances: &'a [Instance<T>],
     /// Hosts nobody hears of.
     pub silent: &'a HashSet<Uuid>,
     /// Hosts by the engine's own id of them.
     pub nodes: &'a HashMap<String, Uuid>,
     /// When an orphan was first seen, and how long one is left.
-    pub orphans: &'a HashMap<Id<Container>, DateTime<Utc>>,
+    pub orphans: &'a HashMap<Id<T>, DateTime<Utc>>,
     pub grace: TimeDelta,
     /// How long a row is left to whoever changed it last.
     pub settle: TimeDelta,
@@ -102,9 +108,9 @@ pub struct Seen<'a> {
 }
 
 /// The differences, with what is to be done about each.
-pub fn plan(seen: &Seen<'_>) -> Result<Vec<Finding>, StoreError> {
-    let rows: HashMap<Uuid, &Model> = seen.rows.iter().map(|row| (row.id, row)).collect();
-    let others: HashMap<Uuid, &Model> = seen.others.iter().map(|row| (row.id, row)).collect();
+pub fn plan<T: Kept>(seen: &Seen<'_, T>) -> Vec<Finding<T>> {
+    let rows: HashMap<Id<T>, &Want<T>> = seen.rows.iter().map(|row| (row.id, row)).collect();
+    let others: HashMap<Id<T>, &Want<T>> = seen.others.iter().map(|row| (row.id, row)).collect();
     let mut findings = Vec::new();
     let mut there = HashSet::new();
     for instance in seen.instances {
@@ -116,14 +122,14 @@ pub fn plan(seen: &Seen<'_>) -> Result<Vec<Finding>, StoreError> {
         if is_foreign {
             continue;
         }
-        there.insert(id.uuid());
-        let found = match (rows.get(&id.uuid()), others.get(&id.uuid())) {
-            (Some(row), _) => known(seen, row, instance)?,
-            (None, Some(row)) => elsewhere(seen, row)?,
+        there.insert(id);
+        let found = match (rows.get(&id), others.get(&id)) {
+            (Some(row), _) => known(seen, row, instance),
+            (None, Some(row)) => elsewhere(seen, row),
             (None, None) => orphan(seen, instance),
         };
         findings.extend(found.map(|(kind, action, detail)| Finding {
-            container_id: id,
+            id,
             kind,
             action,
             detail,
@@ -131,20 +137,20 @@ pub fn plan(seen: &Seen<'_>) -> Result<Vec<Finding>, StoreError> {
     }
     if seen.is_whole {
         for row in seen.rows.iter().filter(|row| !there.contains(&row.id)) {
-            findings.extend(missing(seen, row)?.map(|(action, detail)| Finding {
-                container_id: row.id(),
+            findings.extend(missing(seen, row).map(|(action, detail)| Finding {
+                id: row.id,
                 kind: Kind::Vanished,
                 action,
                 detail,
             }));
         }
     }
-    Ok(findings)
+    findings
 }
 
 type Found = Option<(Kind, Action, String)>;
 
-fn orphan(seen: &Seen<'_>, instance: &Instance) -> Found {
+fn orphan<T: Kept>(seen: &Seen<'_, T>, instance: &Instance<T>) -> Found {
     // One without a deployment may be another's.
     instance.deployment.as_ref()?;
     let since = seen.orphans.get(&instance.id).copied();
@@ -162,21 +168,20 @@ fn orphan(seen: &Seen<'_>, instance: &Instance) -> Found {
 }
 
 /// About an instance whose row lives on another engine, or has ended.
-fn elsewhere(seen: &Seen<'_>, row: &Model) -> Result<Found, StoreError> {
-    use ContainerState as S;
+fn elsewhere<T: Kept>(seen: &Seen<'_, T>, row: &Want<T>) -> Found {
     let age = seen.now - row.updated_at;
-    Ok(match row.state()? {
-        S::Deleted | S::Failed => Some(if age < LEFT {
-            (Kind::Unwanted, Action::Wait, format!("it is {}", row.state))
-        } else {
-            (
-                Kind::Unwanted,
-                Action::Remove,
-                format!("it is {}", row.state),
-            )
-        }),
-        S::Running | S::Draining | S::Stopped | S::Unknown if age >= seen.settle => {
-            let place = address_of(row).map_or_else(|| "nowhere".to_owned(), |at| at.to_string());
+    match row.phase {
+        Phase::Over => {
+            let action = if age < LEFT {
+                Action::Wait
+            } else {
+                Action::Remove
+            };
+            Some((Kind::Unwanted, action, format!("it is {}", row.state)))
+        }
+        Phase::Running | Phase::Leaving | Phase::Resting | Phase::Lost if age >= seen.settle => {
+            let place = row.address.as_ref();
+            let place = place.map_or_else(|| "nowhere".to_owned(), ToString::to_string);
             Some((
                 Kind::Outdated,
                 Action::Remove,
@@ -184,62 +189,50 @@ fn elsewhere(seen: &Seen<'_>, row: &Model) -> Result<Found, StoreError> {
             ))
         }
         // It may be on its way here.
-        S::Requested
-        | S::Creating
-        | S::Deleting
-        | S::Running
-        | S::Draining
-        | S::Stopped
-        | S::Unknown => None,
-    })
+        Phase::Underway | Phase::Running | Phase::Leaving | Phase::Resting | Phase::Lost => None,
+    }
 }
 
 /// About an instance whose row lives on this engine.
-fn known(seen: &Seen<'_>, row: &Model, instance: &Instance) -> Result<Found, StoreError> {
-    use ContainerState as S;
-    // The task that makes the newer one takes the older one's place.
+fn known<T: Kept>(seen: &Seen<'_, T>, row: &Want<T>, instance: &Instance<T>) -> Found {
+    // The task that makes the newer one takes the older one's place; and a row is left to whoever has just changed it.
     if instance.generation < row.generation {
-        return Ok(None);
+        return None;
     }
-    let state = row.state()?;
-    Ok(match (state, instance.status) {
-        (S::Running | S::Draining, Status::Exited { code }) => Some((
-            Kind::Ended,
-            Action::Fail,
-            format!("it ended by itself with code {code}"),
-        )),
-        (S::Unknown, Status::Ready) if is_heard(seen, row, instance) => Some((
+    if let Some((kind, action)) = T::when_so(row.phase, instance.status) {
+        let is_hasty = action == Action::End && seen.now - row.updated_at < seen.settle;
+        let heard = row.phase != Phase::Lost || is_heard(seen, row, instance);
+        return (!is_hasty && heard).then(|| (kind, action, described(instance.status)));
+    }
+    match (row.phase, instance.status) {
+        (Phase::Lost, Status::Ready) if is_heard(seen, row, instance) => Some((
             Kind::Seen,
             Action::Resume,
             "it runs, and nobody knew".to_owned(),
         )),
-        (S::Running | S::Draining, Status::Ready) if has_moved(seen, row, instance) => Some((
-            Kind::Moved,
-            Action::Update,
-            format!("it is reached by {:?}", instance.ports),
-        )),
-        (
-            S::Requested
-            | S::Creating
-            | S::Running
-            | S::Draining
-            | S::Stopped
-            | S::Deleting
-            | S::Deleted
-            | S::Failed
-            | S::Unknown,
-            Status::Created
-            | Status::Starting
-            | Status::Ready
-            | Status::Unhealthy
-            | Status::Off
-            | Status::Exited { .. },
-        ) => None,
-    })
+        (Phase::Running | Phase::Leaving, Status::Ready) if has_moved(seen, row, instance) => {
+            Some((
+                Kind::Moved,
+                Action::Update,
+                format!("it is reached by {:?}", instance.ports),
+            ))
+        }
+        _ => None,
+    }
+}
+
+fn described(status: Status) -> String {
+    match status {
+        Status::Created => "it has not been started".to_owned(),
+        Status::Starting | Status::Ready => "it runs".to_owned(),
+        Status::Unhealthy => "it is not well".to_owned(),
+        Status::Off => "it is off".to_owned(),
+        Status::Exited { code } => format!("it ended by itself with code {code}"),
+    }
 }
 
 /// Whether the host it runs on is heard of.
-fn is_heard(seen: &Seen<'_>, row: &Model, instance: &Instance) -> bool {
+fn is_heard<T: Kept>(seen: &Seen<'_, T>, row: &Want<T>, instance: &Instance<T>) -> bool {
     let host = match &instance.node {
         Some(node) => seen.nodes.get(node).copied(),
         None => row.host_id,
@@ -247,27 +240,21 @@ fn is_heard(seen: &Seen<'_>, row: &Model, instance: &Instance) -> bool {
     host.is_none_or(|host| !seen.silent.contains(&host))
 }
 
-fn has_moved(seen: &Seen<'_>, row: &Model, instance: &Instance) -> bool {
+fn has_moved<T: Kept>(seen: &Seen<'_, T>, row: &Want<T>, instance: &Instance<T>) -> bool {
     let host = instance.node.as_ref().and_then(|node| seen.nodes.get(node));
-    row.ports.0 != instance.ports
+    row.ports != instance.ports
         || row.ip != instance.ip
         || row.node != instance.node
         || host.is_some_and(|host| row.host_id != Some(*host))
 }
 
 /// About a row the engine has nothing of.
-fn missing(seen: &Seen<'_>, row: &Model) -> Result<Option<(Action, String)>, StoreError> {
-    use ContainerState as S;
+fn missing<T: Kept>(seen: &Seen<'_, T>, row: &Want<T>) -> Option<(Action, String)> {
     let is_settled = seen.now - row.updated_at >= seen.settle;
     let is_silent = row.host_id.is_some_and(|host| seen.silent.contains(&host));
     if !is_settled || is_silent {
-        return Ok(None);
+        return None;
     }
-    let detail = "its engine has it no more".to_owned();
-    Ok(match row.state()? {
-        S::Running | S::Unknown => Some((Action::Recreate, detail)),
-        S::Draining | S::Stopped => Some((Action::Delete, detail)),
-        // These have a task of their own.
-        S::Requested | S::Creating | S::Deleting | S::Deleted | S::Failed => None,
-    })
+    let action = T::when_missing(row.phase)?;
+    Some((action, "its engine has it no more".to_owned()))
 }

@@ -12,20 +12,22 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Action, Engine, Finding, Keeper, Kind, Mode, Seen,
-    act::{ActError, act},
-    addresses,
+    Action, Finding, Keeper, Kept, Kind, Mode, Seen, Want,
+    act::{ActError, act, change},
     hosts::known_hosts,
     plan,
     plan::SETTLE,
 };
 use crate::{
-    domain::{Id, id::Container, task::backoff_ceiling},
+    domain::{
+        Id,
+        id::{Container, VirtualMachine},
+        task::backoff_ceiling,
+    },
     error::StoreError,
-    providers::{Address, Instance},
+    providers::{Address, Engine, Instance},
     queue::{Run, TaskError, TaskKind},
     store::{
-        containers,
         engines::{self, EngineState, Look},
         workers,
     },
@@ -43,12 +45,12 @@ const HEARD: Duration = Duration::from_secs(30);
 /// How long something may be on its way without a task.
 const STUCK: TimeDelta = TimeDelta::seconds(30);
 
-/// The leader's memory of its looks.
-pub struct Reconciler {
+/// The leader's memory of its looks at the engines of one sort.
+pub struct Reconciler<T: Kept> {
     keeper: Keeper,
     next: HashMap<Address, DateTime<Utc>>,
     failures: HashMap<Address, u32>,
-    orphans: HashMap<Id<Container>, DateTime<Utc>>,
+    orphans: HashMap<Id<T>, DateTime<Utc>>,
     look_for_stuck_at: DateTime<Utc>,
 }
 
@@ -59,12 +61,12 @@ pub struct Looked {
     pub engine: String,
     pub problem: Option<String>,
     pub instances: usize,
-    pub findings: Vec<Finding>,
+    pub findings: Vec<serde_json::Value>,
     /// How much of it was done something about.
     pub mended: usize,
 }
 
-impl Reconciler {
+impl<T: Kept> Reconciler<T> {
     pub fn new(keeper: Keeper) -> Self {
         let now = keeper.store.now();
         Self {
@@ -82,7 +84,7 @@ impl Reconciler {
             return Ok(());
         }
         let store = self.keeper.store.clone();
-        let there = addresses(&store, &self.keeper.providers).await?;
+        let there = T::addresses(&store, &self.keeper.providers).await?;
         self.next.retain(|address, _| there.contains(address));
         for address in there {
             if stop.is_cancelled() {
@@ -118,13 +120,13 @@ impl Reconciler {
 
     /// Looks at one engine, and mends what it finds if it may.
     pub async fn look(&mut self, address: &Address, mends: bool) -> Result<Looked, StoreError> {
-        let Some(engine) = self.keeper.providers.at(address) else {
+        let Some(engine) = T::engine(&self.keeper.providers, address) else {
             return Ok(failed(address, "this worker has no such engine".to_owned()));
         };
         let store = self.keeper.store.clone();
         let (provider, endpoint) = (&*address.provider, address.endpoint.as_deref());
         // The rows first: what is made between the two looks is on the engine, and what is removed is not missed.
-        let rows = containers::unscoped_live_on(store.db(), provider, endpoint).await?;
+        let rows = T::live_on(&store, address).await?;
         let answer = match engine.ping().await {
             Ok(version) => engine.list().await.map(|there| (version, there)),
             Err(error) => Err(error),
@@ -143,19 +145,21 @@ impl Reconciler {
                 };
                 let row = engines::record(&store, provider, endpoint, look).await?;
                 if row.failures == 1 {
-                    tracing::warn!(engine = %address, problem, "an engine does not answer; nothing is done about its containers until it does");
+                    tracing::warn!(engine = %address, problem, "an engine does not answer; nothing is done about what it has until it does");
                 }
                 return Ok(failed(address, problem));
             }
         };
-        let (findings, nodes) = self.compare(address, &engine, &rows, &instances).await?;
-        let shown: Vec<&Finding> = findings.iter().take(SHOWN).collect();
+        let (findings, nodes) = self.compare(address, &*engine, &rows, &instances).await?;
+        T::measure(&self.keeper, address, &rows).await?;
+        let written = |finding| serde_json::to_value(finding).unwrap_or_default();
+        let shown: Vec<_> = findings.iter().take(SHOWN).map(written).collect();
         let look = Look {
             state: EngineState::Up,
             version: Some(version),
             problem: None,
             instances: instances.len(),
-            findings: serde_json::to_value(&shown).unwrap_or_default(),
+            findings: shown.clone().into(),
         };
         engines::record(&store, provider, endpoint, look).await?;
         let mut mended = 0;
@@ -163,14 +167,12 @@ impl Reconciler {
             .iter()
             .filter(|finding| finding.action != Action::Wait);
         for finding in doable.take(if mends { MOST } else { 0 }) {
-            let instance = instances
-                .iter()
-                .find(|instance| instance.id == finding.container_id);
-            match act(&self.keeper, &engine, finding, instance, &nodes).await {
+            let instance = instances.iter().find(|instance| instance.id == finding.id);
+            match act(&self.keeper, address, &*engine, finding, instance, &nodes).await {
                 Ok(done) => mended += usize::from(done),
                 Err(ActError::Store(error)) if error.is_outage() => return Err(error),
                 Err(error) => {
-                    tracing::warn!(%error, container = %finding.container_id, kind = ?finding.kind, "not mended; the next look tries again");
+                    tracing::warn!(%error, subject = %finding.id, kind = ?finding.kind, "not mended; the next look tries again");
                 }
             }
         }
@@ -178,7 +180,7 @@ impl Reconciler {
             engine: address.to_string(),
             problem: None,
             instances: instances.len(),
-            findings,
+            findings: shown,
             mended,
         })
     }
@@ -186,42 +188,44 @@ impl Reconciler {
     async fn compare(
         &mut self,
         address: &Address,
-        engine: &Engine,
-        rows: &[containers::Model],
-        instances: &[Instance],
-    ) -> Result<(Vec<Finding>, HashMap<String, Uuid>), StoreError> {
+        engine: &dyn Engine<T>,
+        rows: &[T::Row],
+        instances: &[Instance<T>],
+    ) -> Result<(Vec<Finding<T>>, HashMap<String, Uuid>), StoreError> {
         let store = &self.keeper.store;
-        let here: HashSet<Uuid> = rows.iter().map(|row| row.id).collect();
+        let wants = |rows: &[T::Row]| rows.iter().map(T::want).collect::<Result<Vec<_>, _>>();
+        let rows: Vec<Want<T>> = wants(rows)?;
+        let here: HashSet<Id<T>> = rows.iter().map(|row| row.id).collect();
         let rest = instances
             .iter()
-            .map(|instance| instance.id.uuid())
-            .filter(|id| !here.contains(id));
-        let others = containers::unscoped_by_ids(store.db(), rest.collect()).await?;
+            .map(|instance| instance.id)
+            .filter(|id| !here.contains(id))
+            .map(Id::uuid);
+        let others = wants(&T::by_ids(store, rest.collect()).await?)?;
         let (silent, nodes) = known_hosts(store).await?;
         let now = store.now();
         let seen = Seen {
             address,
             deployment: &self.keeper.deployment,
             now,
-            rows,
+            rows: &rows,
             others: &others,
             instances,
             silent: &silent,
             nodes: &nodes,
             orphans: &self.orphans,
-            grace: self.keeper.care.orphan_grace,
+            grace: T::grace(&self.keeper.care),
             settle: SETTLE,
             is_whole: !engine.is_private() || workers::count(store, HEARD).await? <= 1,
         };
-        let findings = plan(&seen)?;
-        let orphans: HashSet<Id<Container>> = findings
+        let findings = plan(&seen);
+        let orphans: HashSet<Id<T>> = findings
             .iter()
             .filter(|finding| finding.kind == Kind::Orphan)
-            .map(|finding| finding.container_id)
+            .map(|finding| finding.id)
             .collect();
         // Those of other engines stay as they are.
-        let of_here: HashSet<Id<Container>> =
-            instances.iter().map(|instance| instance.id).collect();
+        let of_here: HashSet<Id<T>> = instances.iter().map(|instance| instance.id).collect();
         self.orphans
             .retain(|id, _| orphans.contains(id) || !of_here.contains(id));
         for id in orphans {
@@ -234,20 +238,23 @@ impl Reconciler {
     async fn free_stuck(&self) -> Result<(), StoreError> {
         let store = &self.keeper.store;
         let before = store.now() - STUCK;
-        for row in containers::unscoped_underway(store.db(), before).await? {
-            let live = crate::store::tasks::unscoped_live_of(store.db(), row.id).await?;
+        for row in T::underway(store, before).await? {
+            let Want { id, state, .. } = T::want(&row)?;
+            let live = crate::store::tasks::unscoped_live_of(store.db(), id.uuid()).await?;
             if !live.is_empty() {
                 continue;
             }
-            let finding = Finding {
-                container_id: row.id(),
+            let finding = Finding::<T> {
+                id,
                 kind: Kind::Stuck,
                 action: Action::Enqueue,
-                detail: format!("it is {} and nothing works on it", row.state),
+                detail: format!("it is {state} and nothing works on it"),
             };
-            let engine = self.keeper.providers.default();
-            if let Err(error) = act(&self.keeper, &engine, &finding, None, &HashMap::new()).await {
-                tracing::warn!(%error, container = %row.id(), "it stays stuck; the next look tries again");
+            let enqueued = change(&self.keeper, &finding, async |tx, row, live| {
+                T::enqueue(tx, row, live).await
+            });
+            if let Err(error) = enqueued.await {
+                tracing::warn!(%error, subject = %id, "it stays stuck; the next look tries again");
             }
         }
         Ok(())
@@ -279,12 +286,22 @@ impl TaskKind for Reconcile {
     type Output = Output;
 
     async fn run(&self, input: Input, run: &Run) -> Result<Output, TaskError> {
-        let mut reconciler = Reconciler::new(self.0.clone());
-        let mut looked = Vec::new();
-        for address in addresses(&self.0.store, &self.0.providers).await? {
-            run.check_stop()?;
-            looked.push(reconciler.look(&address, !input.dry_run).await?);
-        }
+        let mut looked = looked_at::<Container>(&self.0, !input.dry_run, run).await?;
+        looked.extend(looked_at::<VirtualMachine>(&self.0, !input.dry_run, run).await?);
         Ok(Output { engines: looked })
     }
+}
+
+async fn looked_at<T: Kept>(
+    keeper: &Keeper,
+    mends: bool,
+    run: &Run,
+) -> Result<Vec<Looked>, TaskError> {
+    let mut reconciler = Reconciler::<T>::new(keeper.clone());
+    let mut looked = Vec::new();
+    for address in T::addresses(&keeper.store, &keeper.providers).await? {
+        run.check_stop()?;
+        looked.push(reconciler.look(&address, mends).await?);
+    }
+    Ok(looked)
 }

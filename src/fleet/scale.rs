@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use super::{Engine, Keeper};
+use super::Keeper;
 use crate::{
     domain::{
         cluster::{ClusterStatus, Demand},
@@ -13,7 +13,7 @@ use crate::{
         policy::Viewer,
     },
     error::StoreError,
-    providers::{Node, NodeHealth},
+    providers::{Node, NodeHealth, Provider},
     store::{
         audit,
         clusters::{self, Model as Cluster},
@@ -31,7 +31,7 @@ impl Idle {
         &mut self,
         keeper: &Keeper,
         cluster: &Cluster,
-        engine: &Engine,
+        engine: &dyn Provider,
         nodes: &[Node],
     ) -> Result<(), StoreError> {
         let mut serving = Node::serving(nodes, &cluster.name);
@@ -107,7 +107,7 @@ async fn is_cordoned(keeper: &Keeper, node: &Node) -> Result<bool, StoreError> {
 async fn set(
     keeper: &Keeper,
     cluster: &Cluster,
-    engine: &Engine,
+    engine: &dyn Provider,
     node: &Node,
     is_in_service: bool,
 ) -> Result<(), StoreError> {

@@ -268,7 +268,7 @@ impl Shown for containers::Entity {
 }
 
 /// The published ports, from the object of ports inside and outside that the database has.
-fn ports(cells: &[Cell]) -> Value {
+pub fn ports(cells: &[Cell]) -> Value {
     let Some(Cell::Json(serde_json::Value::Object(ports))) = cells.first() else {
         return Value::List(Vec::new());
     };

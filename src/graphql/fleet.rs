@@ -87,11 +87,13 @@ pub enum EngineState {
 /// A difference between what the database wants and what an engine has.
 #[derive(SimpleObject)]
 pub struct Finding {
-    /// The container it is about.
-    container_id: ID,
-    /// What is different: `VANISHED`, `ORPHAN`, `UNWANTED`, `OUTDATED`, `ENDED`, `MOVED`, `SEEN` or `STUCK`.
+    /// The container or the virtual machine it is about.
+    subject_id: ID,
+    /// What is different: `VANISHED`, `ORPHAN`, `UNWANTED`, `OUTDATED`, `ENDED`, `PANICKED`, `RUNNING` (and should not),
+    /// `MOVED`, `SEEN` or `STUCK`.
     kind: String,
-    /// What is done about it: `RECREATE`, `REMOVE`, `FAIL`, `UPDATE`, `RESUME`, `ENQUEUE`, or `WAIT` while it may mend itself.
+    /// What is done about it: `RECREATE`, `REMOVE`, `DELETE`, `FAIL`, `UPDATE`, `RESUME`, `REST`, `END`, `ENQUEUE`, or `WAIT`
+    /// while it may mend itself.
     action: String,
     /// In words.
     detail: String,
@@ -99,7 +101,7 @@ pub struct Finding {
 
 static ENGINE: Noun = Noun {
     name: "Engine",
-    doc: "An engine that runs containers, as the last look at it found it. Only administrators see any.",
+    doc: "An engine that runs containers or virtual machines, as the last look at it found it. Only administrators see any.",
     table: "engine",
     resource: Resource::Engine,
     owner: None,
@@ -111,7 +113,7 @@ static ENGINE: Noun = Noun {
             "provider",
             &[("provider", Text)],
             Kind::Text,
-            "Its kind: `docker`, `swarm` or `simulated`.",
+            "Its kind: `docker`, `swarm`, `simulated`, `qemu` or `simulated-machines`.",
         )
         .filtered()
         .ordered()

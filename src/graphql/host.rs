@@ -183,7 +183,7 @@ impl Shown for hosts::Entity {
     }
 }
 
-fn mebibytes(cells: &[Cell]) -> Value {
+pub fn mebibytes(cells: &[Cell]) -> Value {
     match &cells[0] {
         Cell::Int(bytes) => Value::from(bytes >> 20),
         _ => Value::Null,

@@ -8,13 +8,15 @@ mod app;
 mod archived_task;
 mod cluster;
 mod container;
-mod container_log;
 pub mod error;
 mod fleet;
 pub mod follow;
 mod host;
 pub mod limits;
 pub mod list;
+mod log;
+mod machine;
+mod machine_actions;
 pub mod operations;
 mod queue;
 mod schedule;
@@ -45,7 +47,7 @@ pub struct Query(
     list::lists::Lists,
     account::AccountQuery,
     container::ContainerQuery,
-    container_log::ContainerLogQuery,
+    log::LogQuery,
     queue::QueueQuery,
 );
 
@@ -57,6 +59,7 @@ pub struct Mutation(
     container::ContainerMutation,
     fleet::FleetMutation,
     host::HostMutation,
+    machine_actions::MachineMutation,
     task::TaskMutation,
     queue::QueueMutation,
     schedule::ScheduleMutation,
@@ -67,8 +70,9 @@ pub struct Mutation(
 pub struct Subscription(
     list::live::LiveLists,
     container::ContainerSubscription,
-    container_log::ContainerLogSubscription,
+    log::LogSubscription,
     host::HostSubscription,
+    machine::MachineSubscription,
     task::TaskSubscription,
 );
 

@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::{Engine, Instance, ProviderError};
+pub use crate::domain::virtual_machine::ConsoleKind;
 use crate::domain::{
     Id,
     id::{Snapshot, VirtualMachine},
@@ -60,15 +61,6 @@ pub struct Usage {
     pub memory_bytes: i64,
     /// Bytes on the host's disk.
     pub disk_bytes: i64,
-}
-
-/// Which console.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ConsoleKind {
-    /// Bytes of the first serial port, as they come.
-    Serial,
-    /// The RFB protocol (RFC 6143).
-    Vnc,
 }
 
 /// A connection to a console; closed when dropped.

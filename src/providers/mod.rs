@@ -1,24 +1,23 @@
-//! Engines that run containers. A provider knows nothing of the database; what crosses is a plain struct.
+//! Engines that run containers and virtual machines. A provider knows nothing of the database; what crosses is a plain struct.
 //!
-//! To add one: its file, its line in [`from_settings`], and its line in the conformance suite (`tests/providers`).
+//! To add one: its file, its line in [`engines`], and its line in the conformance suite (`tests/providers`, `tests/machines`).
 
 mod docker;
+mod engines;
 mod hypervisor;
 mod qemu;
 mod simulated;
 mod swarm;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 pub use docker::{About, Docker};
+pub use engines::{
+    Address, Engines, KINDS, MACHINE_KINDS, Providers, from_settings, has_nodes, of_machines,
+    runs_machines,
+};
 use futures_util::stream::BoxStream;
 pub use hypervisor::{Console, ConsoleKind, Guest, Hypervisor, Image, Usage};
 pub use qemu::{Accel, Qemu, QemuSettings};
@@ -26,12 +25,9 @@ pub use simulated::{Faults, Given, Simulated, SimulatedMachines};
 pub use swarm::Swarm;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    config::{ProviderChoice, Settings},
-    domain::{
-        Clock, Entropy, Id,
-        id::{Container, Identified},
-    },
+use crate::domain::{
+    Id,
+    id::{Container, Identified},
 };
 
 /// The label that says a thing on an engine is a container of this service; its value is the container's id.
@@ -290,124 +286,3 @@ impl ProviderError {
         }
     }
 }
-
-/// The engines of a worker: by name, and by the address of those that have one of their own.
-#[derive(Clone)]
-pub struct Providers {
-    default: Arc<dyn Provider>,
-    open: Arc<Open>,
-    known: Arc<Mutex<HashMap<Address, Arc<dyn Provider>>>>,
-}
-
-/// Makes the engine of a kind, at an endpoint of its own or at the worker's.
-type Open = dyn Fn(&str, Option<&str>) -> Option<Arc<dyn Provider>> + Send + Sync;
-
-/// Which engine: its kind, and where it is unless it is the worker's own.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Address {
-    pub provider: String,
-    pub endpoint: Option<String>,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.endpoint {
-            None => f.write_str(&self.provider),
-            Some(endpoint) => write!(f, "{} at {endpoint}", self.provider),
-        }
-    }
-}
-
-impl Providers {
-    /// One engine for everything, whatever the address.
-    pub fn of(provider: Arc<dyn Provider>) -> Self {
-        let only = Arc::clone(&provider);
-        Self::opened_by(provider, move |name, _| {
-            (name == only.name()).then(|| Arc::clone(&only))
-        })
-    }
-
-    /// `default`, and what `open` makes of a kind and an endpoint.
-    pub fn opened_by(
-        default: Arc<dyn Provider>,
-        open: impl Fn(&str, Option<&str>) -> Option<Arc<dyn Provider>> + Send + Sync + 'static,
-    ) -> Self {
-        Self {
-            default,
-            open: Arc::new(open),
-            known: Arc::default(),
-        }
-    }
-
-    /// The engine at an address; `None` for a kind this worker does not know.
-    pub fn at(&self, address: &Address) -> Option<Arc<dyn Provider>> {
-        if address.endpoint.is_none() && address.provider == self.default.name() {
-            return Some(Arc::clone(&self.default));
-        }
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(provider) = known.get(address) {
-            return Some(Arc::clone(provider));
-        }
-        let provider = (self.open)(&address.provider, address.endpoint.as_deref())?;
-        known.insert(address.clone(), Arc::clone(&provider));
-        Some(provider)
-    }
-
-    /// The engine of what has no cluster and no region with a choice of its own.
-    pub fn default(&self) -> Arc<dyn Provider> {
-        Arc::clone(&self.default)
-    }
-
-    /// Where that one is.
-    pub fn default_address(&self) -> Address {
-        Address {
-            provider: self.default.name().to_owned(),
-            endpoint: None,
-        }
-    }
-}
-
-/// The engine `settings` choose: Docker when asked for or when it answers, else the simulated one.
-pub async fn from_settings(
-    settings: &Settings,
-    clock: Arc<dyn Clock>,
-    entropy: Arc<Entropy>,
-) -> Providers {
-    let host = settings.docker_host.clone();
-    let open = move |name: &str, endpoint: Option<&str>| -> Option<Arc<dyn Provider>> {
-        let at = endpoint.unwrap_or(&host);
-        match name {
-            docker::NAME => Some(Arc::new(Docker::at(at))),
-            swarm::NAME => Some(Arc::new(Swarm::at(at))),
-            simulated::NAME => Some(Arc::new(Simulated::new(
-                Arc::clone(&clock),
-                Arc::clone(&entropy),
-                Faults::default(),
-            ))),
-            _ => None,
-        }
-    };
-    let name = match settings.provider {
-        ProviderChoice::Docker => docker::NAME,
-        ProviderChoice::Swarm => swarm::NAME,
-        ProviderChoice::Simulated => simulated::NAME,
-        ProviderChoice::Auto => {
-            if Docker::at(&settings.docker_host).ping().await.is_ok() {
-                docker::NAME
-            } else {
-                simulated::NAME
-            }
-        }
-    };
-    #[expect(clippy::expect_used, reason = "the names are those it knows")]
-    let default = open(name, None).expect("a kind of ours");
-    Providers::opened_by(default, open)
-}
-
-/// Whether engines of this kind have several machines and choose among them.
-pub fn has_nodes(kind: &str) -> bool {
-    kind == swarm::NAME
-}
-
-/// The kinds of engines there are.
-pub const KINDS: [&str; 3] = [docker::NAME, swarm::NAME, simulated::NAME];

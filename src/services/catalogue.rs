@@ -37,14 +37,14 @@ pub struct App<'a> {
     pub active: bool,
 }
 
-fn invalid(field: &'static str, reason: &str) -> AppError {
+pub(super) fn invalid(field: &'static str, reason: &str) -> AppError {
     AppError::Invalid {
         field,
         reason: reason.to_owned(),
     }
 }
 
-fn text(field: &'static str, text: &str, most: usize) -> Result<String, AppError> {
+pub(super) fn text(field: &'static str, text: &str, most: usize) -> Result<String, AppError> {
     let text = text.trim();
     if text.chars().count() <= most && !text.contains('\0') {
         return Ok(text.to_owned());
@@ -53,6 +53,14 @@ fn text(field: &'static str, text: &str, most: usize) -> Result<String, AppError
         field,
         &format!("at most {most} characters are expected"),
     ))
+}
+
+pub(super) fn ports(ports: &[i32]) -> Result<Vec<u16>, AppError> {
+    let ports = ports.iter().map(|port| u16::try_from(*port).ok());
+    let ports: Option<Vec<u16>> = ports.map(|port| port.filter(|port| *port > 0)).collect();
+    ports
+        .filter(|ports| ports.len() <= 50)
+        .ok_or_else(|| invalid("ports", "at most 50 of 1 to 65535 are expected"))
 }
 
 fn image(field: &'static str, name: &str) -> Result<String, AppError> {
@@ -80,11 +88,7 @@ impl Services {
             let channel = Slug::parse(channel).in_field("images")?;
             images.insert(channel.as_str().to_owned(), image("images", of_channel)?);
         }
-        let ports = app.ports.iter().map(|port| u16::try_from(*port).ok());
-        let ports: Option<Vec<u16>> = ports.map(|port| port.filter(|port| *port > 0)).collect();
-        let ports = ports.filter(|ports| ports.len() <= 50);
-        let ports =
-            ports.ok_or_else(|| invalid("ports", "at most 50 of 1 to 65535 are expected"))?;
+        let ports = ports(&app.ports)?;
         if !(0..=1_000_000).contains(&app.cpu_millis) {
             return Err(invalid(
                 "cpuMillis",

@@ -315,7 +315,7 @@ impl Services {
         reached.one(self.store.db()).await?.ok_or(NO_CONTAINER)
     }
 
-    async fn open_cluster(&self, id: Id<Cluster>, region: Uuid) -> Result<(), AppError> {
+    pub(super) async fn open_cluster(&self, id: Id<Cluster>, region: Uuid) -> Result<(), AppError> {
         let refused = |reason: &str| AppError::Invalid {
             field: "cluster",
             reason: reason.to_owned(),
@@ -388,7 +388,7 @@ async fn reached(
 }
 
 /// The task an earlier request with the same key enqueued for the same subject.
-async fn replayed_on(
+pub(super) async fn replayed_on(
     tx: &Tx<'_>,
     owner: Id<User>,
     key: Option<&IdempotencyKey>,

@@ -4,13 +4,16 @@ pub mod accounts;
 pub mod admission;
 pub mod catalogue;
 pub mod clusters;
-pub mod container_logs;
 pub mod containers;
 pub mod hosts;
+pub mod images;
+pub mod logs;
+pub mod machines;
 pub mod queue;
 pub mod reports;
 pub mod schedules;
 pub mod seed;
+pub mod snapshots;
 pub mod tasks;
 
 use std::time::Duration;
@@ -49,6 +52,8 @@ pub struct Services {
 pub struct Fleet {
     /// Most containers one owner has at once.
     pub containers_per_owner: u64,
+    /// Most virtual machines one owner has at once.
+    pub machines_per_owner: u64,
     /// How long a client may stay in a container that is drained.
     pub patience: Duration,
     /// Time between two heartbeats of a host.

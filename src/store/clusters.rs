@@ -183,7 +183,7 @@ pub async fn unscoped_open(
     Ok(open.all(db).await?)
 }
 
-/// What is in a cluster: its hosts that serve, and its containers that count.
+/// What is in a cluster: its hosts that serve, and its containers and machines that count.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq, FromQueryResult)]
 pub struct Use {
     pub hosts: i64,
@@ -209,7 +209,10 @@ pub async fn usage(db: &impl ConnectionTrait, id: Id<Cluster>) -> Result<Use, St
            COUNT(CASE WHEN state IN ('running', 'draining') THEN 1 END) AS running, \
            CAST(COALESCE(SUM(cpu_millis), 0) AS bigint) AS cpu_taken_millis, \
            CAST(COALESCE(SUM(memory_bytes), 0) AS bigint) AS memory_taken_bytes \
-         FROM container WHERE cluster_id = $1 AND state NOT IN ('deleted', 'failed')) AS c";
+         FROM (SELECT state, cpu_millis, memory_bytes FROM container \
+             WHERE cluster_id = $1 AND state NOT IN ('deleted', 'failed') \
+           UNION ALL SELECT CASE WHEN state IN ('provisioning', 'booting') THEN 'creating' ELSE state END, \
+             1000 * cpus, memory_bytes FROM virtual_machine WHERE cluster_id = $1 AND state <> 'deleted') AS a) AS c";
     let counted = statement(db, USE.to_owned(), [id.uuid().into()]);
     let row = db.query_one_raw(counted).await?;
     let found = row
@@ -228,10 +231,11 @@ pub async fn unscoped_largest_app(db: &impl ConnectionTrait) -> Result<(i64, i64
     Ok(row.transpose()?.unwrap_or_default())
 }
 
-/// How many containers a cluster has that count against its bound.
+/// How many containers and machines a cluster has that count against its bound.
 pub async fn unscoped_count(db: &impl ConnectionTrait, id: Id<Cluster>) -> Result<i64, StoreError> {
-    const COUNT: &str = "SELECT COUNT(*) AS count FROM container \
-        WHERE cluster_id = $1 AND state NOT IN ('deleted', 'failed')";
+    const COUNT: &str = "SELECT (SELECT COUNT(*) FROM container \
+          WHERE cluster_id = $1 AND state NOT IN ('deleted', 'failed')) \
+        + (SELECT COUNT(*) FROM virtual_machine WHERE cluster_id = $1 AND state <> 'deleted') AS count";
     let counted = statement(db, COUNT.to_owned(), [id.uuid().into()]);
     let row = db.query_one_raw(counted).await?;
     Ok(row.map_or(Ok(0), |row| row.try_get("", "count"))?)
@@ -256,7 +260,10 @@ pub async fn unscoped_rooms(
     const ROOMS: &str = "SELECT h.id, h.endpoint, h.cpu_millis, h.memory_bytes, \
           CAST(COALESCE(SUM(c.cpu_millis), 0) AS bigint) AS cpu_taken, \
           CAST(COALESCE(SUM(c.memory_bytes), 0) AS bigint) AS memory_taken, COUNT(c.id) AS containers \
-        FROM host AS h LEFT JOIN container AS c ON c.host_id = h.id AND c.state NOT IN ('deleted', 'failed') \
+        FROM host AS h LEFT JOIN (SELECT id, host_id, cpu_millis, memory_bytes FROM container \
+              WHERE cluster_id = $1 AND state NOT IN ('deleted', 'failed') \
+            UNION ALL SELECT id, host_id, 1000 * cpus, memory_bytes FROM virtual_machine \
+              WHERE cluster_id = $1 AND state <> 'deleted') AS c ON c.host_id = h.id \
         WHERE h.cluster_id = $1 AND h.status = 'healthy' \
         GROUP BY h.id, h.endpoint, h.cpu_millis, h.memory_bytes ORDER BY h.id";
     let rows = db

@@ -11,6 +11,7 @@ use super::{
     Outside,
     create_container::find,
     drain_host::{clear, empty},
+    machine,
 };
 use crate::{
     domain::{
@@ -20,7 +21,7 @@ use crate::{
         id::{Cluster, Host, Task},
     },
     error::AppError,
-    providers::Address,
+    providers::{Address, KINDS, MACHINE_KINDS, runs_machines},
     queue::{GiveUp, Run, TaskError, TaskKind},
     store::{
         Tx,
@@ -33,7 +34,10 @@ use crate::{
 };
 
 /// The kinds of engines a cluster may have.
-pub const ENGINES: [&str; 3] = crate::providers::KINDS;
+pub const ENGINES: [&str; 5] = {
+    let ([docker, swarm, simulated], [qemu, machines]) = (KINDS, MACHINE_KINDS);
+    [docker, swarm, simulated, qemu, machines]
+};
 /// Time between two looks at what is left.
 const LOOK: Duration = Duration::from_secs(3);
 
@@ -99,7 +103,11 @@ impl TaskKind for CreateCluster {
                     provider: row.provider,
                     endpoint: row.endpoint,
                 };
-                let version = find(&self.0, &address)?.ping().await?;
+                let version = if runs_machines(&address.provider) {
+                    machine::find(&self.0, &address)?.ping().await?
+                } else {
+                    find(&self.0, &address)?.ping().await?
+                };
                 run.progress(50, &format!("{version} answers")).await?;
             }
             let patch = ActiveModel {
@@ -184,7 +192,7 @@ impl TaskKind for DrainCluster {
 
 async fn wait_for(left: usize, run: &Run) -> Result<(), TaskError> {
     if run.task.progress < 50 {
-        run.progress(50, &format!("{left} containers are leaving"))
+        run.progress(50, &format!("{left} containers and machines are leaving"))
             .await?;
     }
     Err(TaskError::Wait {

@@ -33,8 +33,6 @@ const HEALTH: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_secs(2);
 /// The failure of a container that ended by itself.
 pub const EXITED: &str = "EXITED";
-/// Longest wait for a place to run.
-const ROOM: Duration = Duration::from_secs(300);
 /// What a container gets to end by itself before it is killed.
 pub const GRACE: Duration = Duration::from_secs(5);
 
@@ -210,10 +208,15 @@ impl CreateContainer {
         let row = containers::unscoped_by_id(&tx, row.id())
             .await?
             .ok_or_else(gone)?;
-        let placed = match place::find(&tx, &row, &self.0.providers).await? {
+        let own = self.0.providers.containers.default_address();
+        let placed = match place::find(&tx, &place::Wanted::of_container(&row), own).await? {
             place::Found::Place(placed) => placed,
             place::Found::Nowhere => return Err(gone()),
-            place::Found::Full(why) => return Err(self.wait_for_room(&row, &why, run)),
+            place::Found::Full(why) => {
+                let waited = run.now() - row.updated_at;
+                let topic = topic(row.id());
+                return Err(place::wait_for_room(&self.0, waited, &why, topic, run));
+            }
         };
         let provider = find(&self.0, &placed.address)?;
         let patch = ActiveModel {
@@ -231,21 +234,6 @@ impl CreateContainer {
         run.progress(5, &format!("taken by the {} engine", provider.name()))
             .await?;
         Ok((row, provider))
-    }
-
-    /// Parks until there may be room, or gives up after a while.
-    fn wait_for_room(&self, row: &Model, why: &str, run: &Run) -> TaskError {
-        let waited = (run.now() - row.updated_at).to_std().unwrap_or_default();
-        if waited > ROOM {
-            return TaskError::Permanent {
-                code: "NO_CAPACITY",
-                message: format!("no room within {} s: {why}", ROOM.as_secs()),
-            };
-        }
-        TaskError::Wait {
-            until: run.now() + self.0.store.entropy.jitter(LOOK) + LOOK,
-            wake_on: Some(topic(row.id())),
-        }
     }
 
     async fn spec(&self, row: &Model, provider: &dyn Provider) -> Result<Spec, TaskError> {
@@ -365,6 +353,7 @@ impl CreateContainer {
 pub(super) fn find(outside: &Outside, address: &Address) -> Result<Arc<dyn Provider>, TaskError> {
     outside
         .providers
+        .containers
         .at(address)
         .ok_or_else(|| TaskError::Retryable {
             code: "ENGINE_UNREACHABLE",

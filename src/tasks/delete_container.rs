@@ -68,8 +68,12 @@ pub fn task_of(row: &Model) -> Result<tasks::NewTask, AppError> {
     input.into_task(row.owner_id.map(Id::new), Some(row.id))
 }
 
-async fn is_on_a_lost_host(outside: &Outside, row: &Model) -> Result<bool, TaskError> {
-    let Some(host) = row.host_id else {
+/// Whether a host is given up, with what is on it.
+pub(super) async fn is_on_a_lost_host(
+    outside: &Outside,
+    host: Option<Uuid>,
+) -> Result<bool, TaskError> {
+    let Some(host) = host else {
         return Ok(false);
     };
     let host = hosts::unscoped_by_id(outside.store.db(), Id::new(host)).await?;
@@ -112,7 +116,7 @@ impl TaskKind for DeleteContainer {
             return Ok(output());
         }
         // What a lost host still has is removed when the host comes back.
-        if !is_on_a_lost_host(&self.0, &row).await?
+        if !is_on_a_lost_host(&self.0, row.host_id).await?
             && let Some(provider) = engine_of(&self.0, &row)?
         {
             self.0.keep_rate(provider.name(), run).await?;

@@ -6,24 +6,29 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Outside, delete_container, drain_container, locked};
+use super::{
+    Outside, delete_container, delete_machine, drain_container, locked, machine, stop_machine,
+};
 use crate::{
     domain::{
         Id,
         container::ContainerState,
         host::{HostEvent, HostStatus},
         id::Host,
+        virtual_machine::MachineState,
     },
     error::AppError,
     queue::{Run, TaskError, TaskKind},
     store::{
         Store, Tx,
         containers::{self, Place},
-        hosts,
+        hosts, machines,
         tasks::{self, TaskInput},
     },
 };
 
+/// Seconds a guest gets to power off.
+const GRACE: u32 = 60;
 /// Time between two looks at what is left.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -153,6 +158,55 @@ pub async fn empty(
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(rows.len() + stop_machines(store, place, run).await?)
+}
+
+/// Has each machine of a place that runs stopped; how many are not at rest yet.
+async fn stop_machines(store: &Store, place: Place, run: &Run) -> Result<usize, TaskError> {
+    use MachineState as S;
+    let moving = [
+        S::Requested,
+        S::Provisioning,
+        S::Booting,
+        S::Running,
+        S::Stopping,
+        S::Deleting,
+    ];
+    let rows = machines::unscoped_in(store.db(), place, &moving).await?;
+    for row in &rows {
+        run.check_stop()?;
+        let mut tx = run.begin(store).await?;
+        let Some((live, row)) = machine::locked(&tx, row.id()).await? else {
+            continue;
+        };
+        // What comes up ends up running, and is stopped then.
+        if row.state()? == S::Running {
+            let input = stop_machine::Input {
+                machine: row.id,
+                grace: GRACE,
+                restart: false,
+            };
+            stop_machine::request(&mut tx, &row, &live, input, None).await?;
+            tx.commit().await?;
+        }
+    }
+    Ok(rows.len())
+}
+
+/// Has each machine of a place removed; how many are left.
+async fn delete_machines(store: &Store, place: Place, run: &Run) -> Result<usize, TaskError> {
+    let rows = machines::unscoped_in(store.db(), place, &MachineState::LIVE).await?;
+    for row in &rows {
+        run.check_stop()?;
+        let mut tx = run.begin(store).await?;
+        let Some((live, row)) = machine::locked(&tx, row.id()).await? else {
+            continue;
+        };
+        if row.state()? != MachineState::Deleting {
+            delete_machine::request(&mut tx, &row, &live, None).await?;
+            tx.commit().await?;
+        }
+    }
     Ok(rows.len())
 }
 
@@ -174,5 +228,5 @@ pub async fn clear(store: &Store, place: Place, run: &Run) -> Result<usize, Task
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(rows.len())
+    Ok(rows.len() + delete_machines(store, place, run).await?)
 }

@@ -6,14 +6,19 @@ pub mod assign_container;
 pub mod clusters;
 pub mod create_container;
 pub mod delete_container;
+pub mod delete_machine;
 pub mod demo;
 pub mod drain_container;
 pub mod drain_host;
+pub mod machine;
 pub mod noop;
 pub mod open;
 mod place;
 pub mod reconcile;
 pub mod refill_pool;
+pub mod run_machine;
+pub mod snapshot_machine;
+pub mod stop_machine;
 
 use crate::{
     domain::{Id, Keyring, id::Container},
@@ -55,9 +60,13 @@ pub fn registry(outside: &Outside) -> Registry {
         .with(clusters::DrainCluster(outside.clone()))
         .with(create_container::CreateContainer(outside.clone()))
         .with(delete_container::DeleteContainer(outside.clone()))
+        .with(delete_machine::DeleteMachine(outside.clone()))
         .with(drain_container::DrainContainer(outside.clone()))
         .with(drain_host::DrainHost(outside.clone()))
         .with(refill_pool::RefillPool(outside.clone()))
+        .with(run_machine::RunMachine(outside.clone()))
+        .with(snapshot_machine::SnapshotMachine(outside.clone()))
+        .with(stop_machine::StopMachine(outside.clone()))
         .with(demo::Demo)
         .with(noop::Noop)
 }

@@ -4,6 +4,7 @@ mod console;
 mod graphql;
 mod health;
 mod login;
+mod machine_console;
 mod metrics;
 mod socket;
 
@@ -17,7 +18,15 @@ use poem::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{auth::Auth, graphql::Api, live::EventBus, store::Store, telemetry::Meters};
+use crate::{
+    auth::Auth,
+    graphql::Api,
+    live::EventBus,
+    providers::{Engines, Hypervisor},
+    services::{Services, machines::CONSOLE_PATH},
+    store::Store,
+    telemetry::Meters,
+};
 
 /// How long open requests may take after a stop.
 const CLOSING: Duration = Duration::from_secs(10);
@@ -29,6 +38,9 @@ pub struct Web {
     pub auth: Auth,
     pub store: Store,
     pub bus: Arc<dyn EventBus>,
+    pub services: Services,
+    /// The engines whose consoles are opened.
+    pub machines: Engines<dyn Hypervisor>,
     pub meters: Arc<Meters>,
     /// Whether the console is served.
     pub console: bool,
@@ -72,6 +84,7 @@ impl Web {
                     .post(graphql::rest)
                     .options(graphql::preflight),
             )
+            .at(CONSOLE_PATH, get(machine_console::open))
             .at("/healthz", get(health::alive))
             .at("/readyz", get(health::ready))
             .at("/metrics", get(metrics::text));

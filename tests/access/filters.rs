@@ -200,7 +200,7 @@ async fn the_e_mail_of_somebody_else_cannot_be_guessed_letter_by_letter() {
     let scene = Scene::set().await;
     for (list, own) in [
         ("containers", 1),
-        ("tasks", 2),
+        ("tasks", 4),
         ("sessions", 1),
         ("archivedTasks", 1),
     ] {

@@ -33,7 +33,9 @@ pub struct Sample {
 const BY_HAND: &[(&str, &str, About)] = {
     use About::{Nothing, Row, Themselves};
     use Hidden::{Empty, NotFound};
-    use Resource::{Cluster, Container, Host, Region, Schedule, Task, User};
+    use Resource::{
+        Cluster, Container, Host, Region, Schedule, Snapshot, Task, User, VirtualMachine,
+    };
     &[
         (
             "node",
@@ -190,6 +192,76 @@ const BY_HAND: &[(&str, &str, About)] = {
         ),
         ("hostCommands", "{ id command argument }", Nothing),
         (
+            "createVirtualMachine",
+            "(input: {name: \"m\", image: \"tiny\", region: \"us-east-1\"}) { virtualMachine { id } task { id } }",
+            Nothing,
+        ),
+        (
+            "startVirtualMachine",
+            "(input: {id: \"$STOPPED_MACHINE\"}) { virtualMachine { id } task { id } }",
+            Row(VirtualMachine, NotFound),
+        ),
+        (
+            "stopVirtualMachine",
+            "(input: {id: \"$RUNNING_MACHINE\"}) { virtualMachine { id } task { id } }",
+            Row(VirtualMachine, NotFound),
+        ),
+        (
+            "restartVirtualMachine",
+            "(input: {id: \"$RUNNING_MACHINE\"}) { virtualMachine { id } task { id } }",
+            Row(VirtualMachine, NotFound),
+        ),
+        (
+            "resizeVirtualMachine",
+            "(input: {id: \"$STOPPED_MACHINE\", cpus: 2}) { virtualMachine { id } }",
+            Row(VirtualMachine, NotFound),
+        ),
+        (
+            "deleteVirtualMachine",
+            "(input: {id: \"$RUNNING_MACHINE\"}) { virtualMachine { id } task { id } }",
+            Row(VirtualMachine, NotFound),
+        ),
+        (
+            "snapshotVirtualMachine",
+            "(input: {id: \"$RUNNING_MACHINE\", name: \"s\"}) { snapshot { id } task { id } }",
+            Row(VirtualMachine, NotFound),
+        ),
+        (
+            "restoreVirtualMachine",
+            "(input: {snapshot: \"$KEPT\"}) { virtualMachine { id } task { id } }",
+            Row(Snapshot, NotFound),
+        ),
+        (
+            "deleteSnapshot",
+            "(input: {id: \"$KEPT\"}) { snapshot { id } task { id } }",
+            Row(Snapshot, NotFound),
+        ),
+        (
+            "openConsole",
+            "(input: {id: \"$RUNNING_MACHINE\"}) { path token expiresAt }",
+            Row(VirtualMachine, NotFound),
+        ),
+        (
+            "putMachineImage",
+            "(input: {slug: \"i-$NEW\", name: \"I\", disk: \"i.qcow2\"}) { image { id } }",
+            Nothing,
+        ),
+        (
+            "virtualMachineLogs",
+            "(id: \"$VirtualMachine\", last: 10) { message isError }",
+            Row(VirtualMachine, NotFound),
+        ),
+        (
+            "virtualMachineLogAdded",
+            "(id: \"$VirtualMachine\") { cursor message }",
+            Row(VirtualMachine, NotFound),
+        ),
+        (
+            "virtualMachineUpdated",
+            "(id: \"$VirtualMachine\") { id }",
+            Row(VirtualMachine, NotFound),
+        ),
+        (
             "reconcile",
             "(input: {dryRun: true}) { task { id } }",
             Nothing,
@@ -339,6 +411,21 @@ impl Sample {
         if text.contains("$REFRESH") {
             let login = scene.log_in(&scene.owner).await;
             text = text.replace("$REFRESH", &login.refresh_token.unwrap());
+        }
+        let person = &scene.owner.person;
+        if text.contains("$RUNNING_MACHINE") {
+            text = text.replace("$RUNNING_MACHINE", &person.running_machine().await);
+        }
+        if text.contains("$STOPPED_MACHINE") || text.contains("$KEPT") {
+            let machine = person.running_machine().await;
+            let snapshot = person.snapshot_of(&machine, "kept").await;
+            person
+                .with_machine("stopVirtualMachine", &machine, ", graceSeconds: 0")
+                .await
+                .ok("/stopVirtualMachine");
+            person.machine_in(&machine, "STOPPED").await;
+            text = text.replace("$STOPPED_MACHINE", &machine);
+            text = text.replace("$KEPT", &snapshot);
         }
         if text.contains("$RUNNING") {
             let person = &scene.owner.person;

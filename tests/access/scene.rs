@@ -10,7 +10,7 @@ use main_webserver::{
         id::{Host, User},
         policy::{Action, Resource, Scope, Viewer, scope},
     },
-    store::{archive, containers, regions, schedules, tasks},
+    store::{archive, containers, images, machines, regions, schedules, tasks},
 };
 use sea_orm::{
     ActiveValue::Set, ColumnTrait as _, EntityTrait as _, QueryFilter as _, sea_query::Expr,
@@ -113,11 +113,15 @@ async fn rows_of(world: &World, who: &Asking) -> BTreeMap<&'static str, String> 
         .exec_without_returning(db)
         .await
         .unwrap();
+    let machine = person.running_machine().await;
+    let snapshot = person.snapshot_of(&machine, &person.email).await;
     let session = person.ask("{ sessions(first: 1) { nodes { id } } }").await;
     BTreeMap::from([
         ("User", user.to_string()),
         ("Session", session.text("/sessions/nodes/0/id")),
         ("Container", created.container),
+        ("VirtualMachine", machine),
+        ("Snapshot", snapshot),
         ("Task", task),
         ("ArchivedTask", format!("task_{}", archived.simple())),
     ])
@@ -146,6 +150,13 @@ async fn fleet(world: &World, admin: &Person, rows: &mut BTreeMap<&'static str, 
         .exec(world.store().db())
         .await
         .unwrap();
+    machines::Entity::update_many()
+        .col_expr(machines::Column::HostId, Expr::value(host.uuid()))
+        .col_expr(machines::Column::ClusterId, Expr::value(uuid(&cluster)))
+        .filter(machines::Column::Id.eq(uuid(&rows["VirtualMachine"])))
+        .exec(world.store().db())
+        .await
+        .unwrap();
     rows.insert("Cluster", cluster);
     rows.insert("Host", host.to_string());
     Asking {
@@ -161,6 +172,7 @@ impl Scene {
         let ground = Ground::new()
             .await
             .with("RECONCILE_SECONDS", "3600")
+            .with("MACHINES_PER_OWNER", "1000")
             .with("HOST_STALE_SECONDS", "80000")
             .with("HOST_DEAD_SECONDS", "90000");
         let world = World::on(ground, QUICK, &[Role::WebAndWorker]).await;
@@ -183,10 +195,11 @@ impl Scene {
             .await
             .text("/putSchedule/schedule/id");
         marks.push(schedule.clone());
-        let catalogue = "{ apps(filter: {slug: {eq: \"hello\"}}) { nodes { id } } regions(first: 1) { nodes { id } } }";
+        let catalogue = "{ apps(filter: {slug: {eq: \"hello\"}}) { nodes { id } } regions(first: 1) { nodes { id } } machineImages { nodes { id } } }";
         let catalogue = nobody.person.ask(catalogue).await;
         rows.insert("Schedule", schedule);
         rows.insert("App", catalogue.text("/apps/nodes/0/id"));
+        rows.insert("MachineImage", catalogue.text("/machineImages/nodes/0/id"));
         rows.insert("Region", catalogue.text("/regions/nodes/0/id"));
         let db = world.store().db();
         // A schedule that has made one of the owner's tasks, and one of the owner's tasks below another user's.
@@ -203,6 +216,16 @@ impl Scene {
             .col_expr(tasks::Column::WorkerId, Expr::value(FAR))
             .col_expr(tasks::Column::ParentId, Expr::value(uuid(&others["Task"])))
             .filter(tasks::Column::Id.eq(uuid(&rows["Task"])))
+            .exec(db)
+            .await
+            .unwrap();
+        // An image with everything that only administrators see.
+        let path = Expr::value("secret/path");
+        images::Entity::update_many()
+            .col_expr(images::Column::Kernel, path.clone())
+            .col_expr(images::Column::Initrd, path.clone())
+            .col_expr(images::Column::CommandLine, path.clone())
+            .col_expr(images::Column::ReadyText, path)
             .exec(db)
             .await
             .unwrap();

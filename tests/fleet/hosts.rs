@@ -47,7 +47,11 @@ async fn world_with_engines(endpoints: &[&str]) -> (World, HashMap<String, Arc<S
         (name == "simulated").then_some(engine)
     };
     let seams = Seams {
-        providers: Some(Providers::opened_by(world.engine.clone(), open)),
+        providers: Some(Providers::opened_by(
+            world.engine.clone(),
+            world.machines.clone(),
+            open,
+        )),
         ..Seams::default()
     };
     world.apps.push(

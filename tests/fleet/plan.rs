@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use chrono::{DateTime, TimeDelta, Utc};
 use main_webserver::{
     domain::{Id, id::Container},
-    fleet::{Action, Kind, Seen, plan},
+    fleet::{Action, Kept as _, Kind, Seen, Want, plan},
     providers::{Address, Instance, Status},
     store::containers::{Model, PortMap},
 };
@@ -84,12 +84,18 @@ fn planned_with(
         provider: "docker".to_owned(),
         endpoint: None,
     };
+    let wants = |rows: &[Model]| -> Vec<Want<Container>> {
+        rows.iter()
+            .map(|row| Container::want(row).unwrap())
+            .collect()
+    };
+    let (rows, others) = (wants(rows), wants(others));
     let seen = Seen {
         address: &address,
         deployment: "ours",
         now: now(),
-        rows,
-        others,
+        rows: &rows,
+        others: &others,
         instances,
         silent,
         nodes: &HashMap::from([("n".to_owned(), HOST)]),
@@ -98,7 +104,7 @@ fn planned_with(
         settle: TimeDelta::seconds(5),
         is_whole,
     };
-    let findings = plan(&seen).unwrap();
+    let findings = plan(&seen);
     findings
         .iter()
         .map(|finding| (finding.kind, finding.action))

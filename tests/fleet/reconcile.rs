@@ -29,7 +29,7 @@ async fn audited(admin: &Person, action: &str) -> Vec<Value> {
 }
 
 async fn engine(admin: &Person) -> Value {
-    let query = "{ engines { nodes { provider state problem failures instances findings { containerId kind action detail } } } }";
+    let query = "{ engines(filter: {provider: {eq: \"simulated\"}}) { nodes { provider state problem failures instances findings { subjectId kind action detail } } } }";
     admin.ask(query).await.ok("/engines/nodes/0")
 }
 

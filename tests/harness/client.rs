@@ -217,7 +217,7 @@ pub struct Created {
 pub const PASSWORD: &str = "correct horse battery";
 
 /// Reads until the state is right; shows what was read last when it never is.
-async fn in_state(state: &str, read: impl AsyncFn() -> Value) -> Value {
+pub async fn in_state(state: &str, read: impl AsyncFn() -> Value) -> Value {
     let newest = std::sync::Mutex::new(Value::Null);
     let look = async {
         loop {

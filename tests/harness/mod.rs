@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod client;
 pub mod fleet;
+pub mod machines;
 pub mod process;
 pub mod servers;
 pub mod socket;
@@ -17,7 +18,7 @@ use main_webserver::{
     app::{App, Role, Seams},
     config::{Settings, Sources},
     domain::{Clock as _, Entropy, Id, Keyring, SystemClock, id},
-    providers::{Faults, Providers, Simulated},
+    providers::{Faults, Providers, Simulated, SimulatedMachines},
     store::{Store, apps, containers},
 };
 use sea_orm::{ConnectionTrait as _, Database};
@@ -126,6 +127,7 @@ pub const ADMIN_PASSWORD: &str = "the administrator's password";
 pub struct World {
     pub ground: Ground,
     pub engine: Arc<Simulated>,
+    pub machines: Arc<SimulatedMachines>,
     pub apps: Vec<App>,
 }
 
@@ -208,9 +210,15 @@ impl World {
             Arc::new(Entropy::seeded(7)),
             faults,
         ));
+        let machines = Arc::new(SimulatedMachines::new(
+            Arc::new(SystemClock),
+            Arc::new(Entropy::seeded(8)),
+            faults,
+        ));
         let mut world = Self {
             ground,
             engine,
+            machines,
             apps: Vec::new(),
         };
         for role in roles {
@@ -225,12 +233,15 @@ impl World {
         for image in images {
             world.add_app(&image.replace('/', "-"), image).await;
         }
+        if !roles.is_empty() {
+            world.add_image("tiny", "tiny.qcow2").await;
+        }
         world
     }
 
     pub async fn add(&mut self, role: Role) -> usize {
         let seams = Seams {
-            providers: Some(Providers::of(self.engine.clone())),
+            providers: Some(Providers::of(self.engine.clone(), self.machines.clone())),
             ..Seams::default()
         };
         self.apps

@@ -28,8 +28,8 @@ use crate::{
     domain::{self, policy::Viewer},
     error::AppError,
     store::{
-        Store, accounts, apps, archive, audit, clusters, containers, engines, hosts, pools,
-        regions, schedules, sessions, tasks,
+        Store, accounts, apps, archive, audit, clusters, containers, engines, hosts, images,
+        machines, pools, regions, schedules, sessions, snapshots, tasks,
     },
 };
 
@@ -70,20 +70,23 @@ const fn entry<E: Shown>(list: &'static str, one: &'static str) -> Entry {
 }
 
 /// Every list.
-pub static LISTS: [Entry; 13] = [
+pub static LISTS: [Entry; 16] = [
     entry::<apps::Entity>("apps", "app"),
     entry::<audit::Entity>("auditEvents", "auditEvent"),
     entry::<clusters::Entity>("clusters", "cluster"),
     entry::<containers::Entity>("containers", "container"),
     entry::<engines::Entity>("engines", "engine"),
     entry::<hosts::Entity>("hosts", "host"),
+    entry::<images::Entity>("machineImages", "machineImage"),
     entry::<regions::Entity>("regions", "region"),
     entry::<schedules::Entity>("schedules", "schedule"),
     entry::<sessions::Entity>("sessions", "session"),
+    entry::<snapshots::Entity>("snapshots", "snapshot"),
     entry::<tasks::Entity>("tasks", "task"),
     // After the tasks, whose ids theirs were.
     entry::<archive::Entity>("archivedTasks", "archivedTask"),
     entry::<accounts::Entity>("users", "user"),
+    entry::<machines::Entity>("virtualMachines", "virtualMachine"),
     entry::<pools::Entity>("warmPools", "warmPool"),
 ];
 

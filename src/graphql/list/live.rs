@@ -44,12 +44,15 @@ fn table_of(noun: &Noun) -> Table {
         Resource::Container => Table::Container,
         Resource::Engine => Table::Engine,
         Resource::Host => Table::Host,
+        Resource::Image => Table::Image,
         Resource::Pool => Table::Pool,
         Resource::Region => Table::Region,
         Resource::Schedule => Table::Schedule,
         Resource::Session => Table::Session,
+        Resource::Snapshot => Table::Snapshot,
         Resource::Task | Resource::Queue | Resource::Worker => Table::Task,
         Resource::User => Table::User,
+        Resource::VirtualMachine => Table::VirtualMachine,
     }
 }
 

@@ -69,8 +69,5 @@ async fn survey(host: &Shared) -> Result<Seen, ProviderError> {
         Some((place.id, (record.generation, record.starts, look.status)))
     });
     let found = looks.buffer_unordered(AT_ONCE);
-    Ok(found
-        .filter_map(async |found| found)
-        .collect::<Seen>()
-        .await)
+    Ok(found.filter_map(std::future::ready).collect::<Seen>().await)
 }

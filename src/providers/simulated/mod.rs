@@ -30,6 +30,8 @@ use super::{
 use crate::domain::{Clock, Entropy, Id, id::Container};
 
 pub(super) const NAME: &str = "simulated";
+/// The name of the engine of virtual machines.
+pub(super) const MACHINES: &str = "simulated-machines";
 /// An image whose name begins so is not to be had.
 const MISSING_IMAGE: &str = "missing/";
 /// An image whose name begins so ends at once with code 1.

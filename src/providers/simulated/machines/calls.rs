@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{super::NAME, IMAGE_BYTES, Machines, SimulatedMachines};
+use super::{super::MACHINES as NAME, IMAGE_BYTES, Machines, SimulatedMachines};
 use crate::{
     domain::{
         Clock, Id,

@@ -1,0 +1,240 @@
+//! The engines of a worker: by name, and by the address of those that have one of their own.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{
+    Accel, Docker, Engine as _, Faults, Hypervisor, Provider, Qemu, QemuSettings, Simulated,
+    SimulatedMachines, Swarm, docker, qemu, simulated, swarm,
+};
+use crate::{
+    config::{AccelChoice, MachineProviderChoice, ProviderChoice, Settings},
+    domain::{Clock, Entropy},
+};
+
+/// The kinds of engines of containers.
+pub const KINDS: [&str; 3] = [docker::NAME, swarm::NAME, simulated::NAME];
+/// The kinds of engines of virtual machines.
+pub const MACHINE_KINDS: [&str; 2] = [qemu::NAME, simulated::MACHINES];
+
+/// Whether engines of this kind have several computers and choose among them.
+pub fn has_nodes(kind: &str) -> bool {
+    kind == swarm::NAME
+}
+
+/// Whether engines of this kind run virtual machines, and no containers.
+pub fn runs_machines(kind: &str) -> bool {
+    MACHINE_KINDS.contains(&kind)
+}
+
+/// Which engine: its kind, and where it is unless it is the worker's own.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Address {
+    pub provider: String,
+    pub endpoint: Option<String>,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.endpoint {
+            None => f.write_str(&self.provider),
+            Some(endpoint) => write!(f, "{} at {endpoint}", self.provider),
+        }
+    }
+}
+
+/// Makes the engine of a kind, at an endpoint of its own or at the worker's.
+type Open<E> = dyn Fn(&str, Option<&str>) -> Option<Arc<E>> + Send + Sync;
+
+/// The engines of one sort: of containers, or of virtual machines.
+pub struct Engines<E: ?Sized> {
+    default: Arc<E>,
+    name: &'static str,
+    open: Arc<Open<E>>,
+    known: Arc<Mutex<HashMap<Address, Arc<E>>>>,
+}
+
+// A derive would ask the same of `E`.
+impl<E: ?Sized> Clone for Engines<E> {
+    fn clone(&self) -> Self {
+        Self {
+            default: Arc::clone(&self.default),
+            name: self.name,
+            open: Arc::clone(&self.open),
+            known: Arc::clone(&self.known),
+        }
+    }
+}
+
+impl<E: ?Sized> Engines<E> {
+    fn new(
+        default: Arc<E>,
+        name: &'static str,
+        open: impl Fn(&str, Option<&str>) -> Option<Arc<E>> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            default,
+            name,
+            open: Arc::new(open),
+            known: Arc::default(),
+        }
+    }
+
+    /// The engine at an address; `None` for a kind this worker does not know.
+    pub fn at(&self, address: &Address) -> Option<Arc<E>> {
+        if address.endpoint.is_none() && address.provider == self.name {
+            return Some(Arc::clone(&self.default));
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = known.get(address) {
+            return Some(Arc::clone(engine));
+        }
+        let engine = (self.open)(&address.provider, address.endpoint.as_deref())?;
+        known.insert(address.clone(), Arc::clone(&engine));
+        Some(engine)
+    }
+
+    /// The engine of what has no cluster and no region with a choice of its own.
+    pub fn default(&self) -> Arc<E> {
+        Arc::clone(&self.default)
+    }
+
+    /// Where that one is.
+    pub fn default_address(&self) -> Address {
+        Address {
+            provider: self.name.to_owned(),
+            endpoint: None,
+        }
+    }
+}
+
+/// The engines of a worker.
+#[derive(Clone)]
+pub struct Providers {
+    pub containers: Engines<dyn Provider>,
+    pub machines: Engines<dyn Hypervisor>,
+}
+
+impl Providers {
+    /// One engine for everything of its sort, whatever the address.
+    pub fn of(provider: Arc<dyn Provider>, hypervisor: Arc<dyn Hypervisor>) -> Self {
+        let only = Arc::clone(&provider);
+        Self::opened_by(provider, hypervisor, move |name, _| {
+            (name == only.name()).then(|| Arc::clone(&only))
+        })
+    }
+
+    /// The defaults, and what `open` makes of a kind of containers' engine and an endpoint.
+    pub fn opened_by(
+        provider: Arc<dyn Provider>,
+        hypervisor: Arc<dyn Hypervisor>,
+        open: impl Fn(&str, Option<&str>) -> Option<Arc<dyn Provider>> + Send + Sync + 'static,
+    ) -> Self {
+        let (name, machines) = (provider.name(), hypervisor.name());
+        let only = Arc::clone(&hypervisor);
+        Self {
+            containers: Engines::new(provider, name, open),
+            machines: Engines::new(hypervisor, machines, move |name, _| {
+                (name == machines).then(|| Arc::clone(&only))
+            }),
+        }
+    }
+}
+
+/// The engines `settings` choose: Docker and QEMU when asked for or when they answer, else the simulated ones.
+pub async fn from_settings(
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<Entropy>,
+) -> Providers {
+    Providers {
+        containers: of_containers(settings, Arc::clone(&clock), Arc::clone(&entropy)).await,
+        machines: of_machines(settings, clock, entropy).await,
+    }
+}
+
+async fn of_containers(
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<Entropy>,
+) -> Engines<dyn Provider> {
+    let host = settings.docker_host.clone();
+    let open = move |name: &str, endpoint: Option<&str>| -> Option<Arc<dyn Provider>> {
+        let at = endpoint.unwrap_or(&host);
+        match name {
+            docker::NAME => Some(Arc::new(Docker::at(at))),
+            swarm::NAME => Some(Arc::new(Swarm::at(at))),
+            simulated::NAME => Some(Arc::new(Simulated::new(
+                Arc::clone(&clock),
+                Arc::clone(&entropy),
+                Faults::default(),
+            ))),
+            _ => None,
+        }
+    };
+    let name = match settings.provider {
+        ProviderChoice::Docker => docker::NAME,
+        ProviderChoice::Swarm => swarm::NAME,
+        ProviderChoice::Simulated => simulated::NAME,
+        ProviderChoice::Auto => {
+            let engine = Docker::at(&settings.docker_host);
+            if engine.ping().await.is_ok() {
+                docker::NAME
+            } else {
+                simulated::NAME
+            }
+        }
+    };
+    #[expect(clippy::expect_used, reason = "the names are those it knows")]
+    let default = open(name, None).expect("a kind of ours");
+    Engines::new(default, name, open)
+}
+
+/// The engines of virtual machines alone, for who only opens their consoles.
+pub async fn of_machines(
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<Entropy>,
+) -> Engines<dyn Hypervisor> {
+    let machines = QemuSettings {
+        directory: settings.machines.directory.clone(),
+        images: settings.machines.images.clone(),
+        accel: match settings.machines.accel {
+            AccelChoice::Auto => Accel::Auto,
+            AccelChoice::Kvm => Accel::Kvm,
+            AccelChoice::Tcg => Accel::Tcg,
+        },
+        disk_reserve_bytes: settings.machines.disk_reserve_bytes,
+        memory_reserve_bytes: settings.machines.memory_reserve_bytes,
+    };
+    let own = machines.clone();
+    let open = move |name: &str, _: Option<&str>| -> Option<Arc<dyn Hypervisor>> {
+        match name {
+            qemu::NAME => Some(Arc::new(Qemu::at(machines.clone()))),
+            simulated::MACHINES => Some(Arc::new(SimulatedMachines::new(
+                Arc::clone(&clock),
+                Arc::clone(&entropy),
+                Faults::default(),
+            ))),
+            _ => None,
+        }
+    };
+    let name = match settings.machines.provider {
+        MachineProviderChoice::Qemu => qemu::NAME,
+        MachineProviderChoice::Simulated => simulated::MACHINES,
+        MachineProviderChoice::Auto => {
+            let engine = Qemu::at(own);
+            if engine.ping().await.is_ok() {
+                qemu::NAME
+            } else {
+                simulated::MACHINES
+            }
+        }
+    };
+    #[expect(clippy::expect_used, reason = "the names are those it knows")]
+    let default = open(name, None).expect("a kind of ours");
+    Engines::new(default, name, open)
+}
