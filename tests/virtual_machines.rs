@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 use main_webserver::{
     domain::{Id, id::VirtualMachine},
     providers::Engine as _,
-    store::machines,
+    store::{Store, machines},
 };
 use sea_orm::{ColumnTrait as _, EntityTrait as _, QueryFilter as _, sea_query::Expr};
 use serde_json::{Value, json};
@@ -36,12 +36,12 @@ async fn start(person: &Person, machine: &str) {
 }
 
 /// Has its guest be up since so long ago.
-async fn up_since(world: &World, machine: &str, seconds: i64) {
-    let then = world.store().now() - TimeDelta::seconds(seconds);
+async fn up_since(store: &Store, machine: &str, seconds: i64) {
+    let then = store.now() - TimeDelta::seconds(seconds);
     machines::Entity::update_many()
         .col_expr(machines::Column::RunningAt, Expr::value(then))
         .filter(machines::Column::Id.eq(id(machine).uuid()))
-        .exec(world.store().db())
+        .exec(store.db())
         .await
         .unwrap();
 }

@@ -1,6 +1,6 @@
 //! Somebody who sends GraphQL over HTTP.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -218,6 +218,10 @@ pub const PASSWORD: &str = "correct horse battery";
 
 /// Reads until the state is right; shows what was read last when it never is.
 pub async fn in_state(state: &str, read: impl AsyncFn() -> Value) -> Value {
+    in_state_within(PATIENCE, state, read).await
+}
+
+pub async fn in_state_within(limit: Duration, state: &str, read: impl AsyncFn() -> Value) -> Value {
     let newest = std::sync::Mutex::new(Value::Null);
     let look = async {
         loop {
@@ -229,6 +233,6 @@ pub async fn in_state(state: &str, read: impl AsyncFn() -> Value) -> Value {
             nap(20).await;
         }
     };
-    let in_time = tokio::time::timeout(PATIENCE, look).await;
+    let in_time = tokio::time::timeout(limit, look).await;
     in_time.unwrap_or_else(|_| panic!("not {state} in time: {:#}", newest.lock().unwrap()))
 }

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod client;
+pub mod directory;
 pub mod fleet;
 pub mod machines;
 pub mod process;

@@ -3,12 +3,7 @@
 mod room;
 mod workers;
 
-use std::{
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use main_webserver::{
@@ -17,20 +12,19 @@ use main_webserver::{
         Accel, ConsoleKind, Engine as _, Given, Hypervisor as _, Image, Qemu, QemuSettings,
     },
 };
-use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::{Inside, READY, Stage};
-use crate::harness::required;
+use crate::harness::{directory::Directory, required};
 
 const BOOT: Duration = Duration::from_secs(60);
 
 held_to_the_laws!(stage);
 
-/// An engine with a directory of its own; what still runs there ends with it.
+/// An engine with a directory of its own.
 struct Real {
     qemu: Qemu,
-    folder: TempDir,
+    directory: Directory,
 }
 
 fn settings(directory: &Path) -> QemuSettings {
@@ -55,13 +49,9 @@ fn image() -> Image {
 }
 
 fn real() -> Arc<Real> {
-    let parent = PathBuf::from(required("TEST_QEMU_DIRECTORY"));
-    let folder = tempfile::Builder::new()
-        .prefix("m")
-        .tempdir_in(parent)
-        .unwrap();
-    let qemu = Qemu::at(settings(folder.path()));
-    Arc::new(Real { qemu, folder })
+    let directory = Directory::new();
+    let qemu = Qemu::at(settings(directory.path()));
+    Arc::new(Real { qemu, directory })
 }
 
 fn stage() -> Stage {
@@ -84,35 +74,6 @@ fn stage_of(real: Arc<Real>) -> Stage {
 }
 
 impl Real {
-    fn machines(&self) -> PathBuf {
-        self.folder.path().join("machines")
-    }
-
-    fn folder_of(&self, id: Id<VirtualMachine>) -> PathBuf {
-        self.machines().join(format!("main-{id}"))
-    }
-
-    /// The processes of QEMU here, and their command lines.
-    fn processes(&self) -> Vec<(i32, String)> {
-        let here = self.folder.path().to_str().unwrap();
-        let entries = std::fs::read_dir("/proc").unwrap();
-        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        pids.filter_map(|pid: i32| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            (line.starts_with("qemu-system") && line.contains(here)).then_some((pid, line))
-        })
-        .collect()
-    }
-
-    fn kill(&self) {
-        for (pid, _) in self.processes() {
-            let _ = std::process::Command::new("kill")
-                .args(["-9", &pid.to_string()])
-                .status();
-        }
-    }
-
     /// Types a command on the console and waits for the line that begins with `answer`; the rest of it.
     async fn command(&self, id: Id<VirtualMachine>, command: &str, answer: &str) -> String {
         let console = self.qemu.console(id, ConsoleKind::Serial).await.unwrap();
@@ -148,12 +109,6 @@ impl Real {
     }
 }
 
-impl Drop for Real {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 #[async_trait]
 impl Inside for Real {
     async fn given(&self, id: Id<VirtualMachine>) -> Given {
@@ -182,19 +137,11 @@ impl Inside for Real {
     }
 
     async fn end(&self, _id: Id<VirtualMachine>) {
-        self.kill();
+        self.directory.kill();
     }
 
     async fn remains(&self) -> Vec<String> {
-        let running = self.processes().into_iter().map(|(_, line)| line);
-        let entries = std::fs::read_dir(self.machines()).into_iter().flatten();
-        let files = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let locks = std::fs::read_dir(self.machines().join(".locks"))
-            .into_iter()
-            .flatten();
-        let locks = locks.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let files = files.filter(|name| name != ".locks");
-        running.chain(files).chain(locks).collect()
+        self.directory.remains()
     }
 }
 
@@ -216,10 +163,10 @@ async fn a_guest_is_told_its_name_and_its_secret_and_nobody_else_is() {
     assert_eq!(real.said(guest.id, "secret").await, digest);
     assert_eq!(real.said(guest.id, "named").await, "guest-a");
     assert_eq!(real.said(guest.id, "seeded").await, "yes");
-    let (_, line) = real.processes().pop().unwrap();
+    let (_, line) = real.directory.processes().pop().unwrap();
     assert!(!line.contains(&guest.secret_key), "{line}");
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    let folder = real.folder_of(guest.id);
+    let folder = real.directory.folder_of(guest.id);
     assert_eq!(mode(&folder), 0o700);
     for file in [
         "seed/user-data",

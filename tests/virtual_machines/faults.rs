@@ -12,7 +12,7 @@ async fn a_machine_whose_process_is_killed_runs_again_with_its_disk_but_not_with
     let ada = world.person("ada").await;
     let machine = ada.running_machine().await;
     world.machines.write_disk(id(&machine), "kept");
-    up_since(&world, &machine, 60).await;
+    up_since(world.store(), &machine, 60).await;
     world.machines.end(id(&machine), 137);
     let looked = world.reconcile().await;
     let found = looked.to_string();
@@ -58,7 +58,7 @@ async fn a_machine_whose_disk_is_gone_has_failed_and_is_not_made_anew() {
     let world = World::quiet().await;
     let ada = world.person("ada").await;
     let machine = ada.running_machine().await;
-    up_since(&world, &machine, 60).await;
+    up_since(world.store(), &machine, 60).await;
     world.machines.lose(id(&machine));
     // A row that has just changed is left alone.
     tokio::time::timeout(crate::harness::PATIENCE, async {

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::program::{DISKS, run};
+use super::program::{DISKS, failed, run};
 use crate::providers::{Image, ProviderError};
 
 /// Longest check of a disk's tables.
@@ -79,7 +79,8 @@ pub(super) async fn verify(disk: &Disk) -> Result<(), ProviderError> {
     match checked.code {
         // 3: clusters that nobody uses, which harm nobody.
         Some(0 | 3) => Ok(()),
-        _ => Err(none(
+        None => Err(ended("the check of an image")),
+        Some(_) => Err(none(
             &path,
             &format!("it is corrupt: {}", checked.complaint()),
         )),
@@ -134,6 +135,9 @@ async fn about(path: &Path, format: Option<&str>) -> Result<Value, Fault> {
     arguments.extend(format.map(|format| ["-f", format]).into_iter().flatten());
     arguments.push(&path);
     let output = run(DISKS, arguments, LOOK).await.map_err(Fault::Engine)?;
+    if output.code.is_none() {
+        return Err(Fault::Engine(ended("the look at an image")));
+    }
     if !output.is_success() {
         return Err(Fault::Image(output.complaint()));
     }
@@ -157,6 +161,11 @@ fn inside(folder: &Path, name: &Path) -> Result<PathBuf, String> {
         return Err("its name is not UTF-8".to_owned());
     }
     Ok(path)
+}
+
+/// A program that was ended from outside has said nothing of the image.
+fn ended(what: &str) -> ProviderError {
+    failed(format!("{what} was ended from outside"))
 }
 
 fn none(image: &str, why: &str) -> ProviderError {

@@ -1,18 +1,19 @@
 //! What a host has no room for, and what it has.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use main_webserver::providers::{Accel, Qemu, QemuSettings, Status};
 use tokio_util::sync::CancellationToken;
 
 use super::{Stage, real, settings, stage_of};
+use crate::harness::directory::Small;
 
 #[tokio::test]
 async fn too_little_memory_is_said_and_leaves_nothing() {
     let host = real();
     let poor = QemuSettings {
         memory_reserve_bytes: 1 << 50,
-        ..settings(host.folder.path())
+        ..settings(host.directory.path())
     };
     let stage = Stage {
         engine: Arc::new(Qemu::at(poor)),
@@ -33,35 +34,11 @@ async fn too_little_memory_is_said_and_leaves_nothing() {
     rich.remove(guest.id).await;
 }
 
-/// A file system of so many kibibytes, gone with this.
-struct Small(PathBuf);
-
-impl Small {
-    async fn at(path: PathBuf, kibibytes: u32) -> Self {
-        std::fs::create_dir_all(&path).unwrap();
-        let mount = tokio::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={kibibytes}k"), "small"])
-            .arg(&path)
-            .status();
-        assert!(mount.await.unwrap().success());
-        Self(path)
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(&self.0)
-            .status();
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_is_said_and_leaves_nothing() {
     for kibibytes in [32, 64, 128, 200] {
         let real = real();
-        let _small = Small::at(real.machines(), kibibytes).await;
+        let _small = Small::at(real.directory.machines(), kibibytes).await;
         let stage = stage_of(real);
         let error = stage.refusal(&stage.guest()).await;
         assert_eq!(error.code(), "ENGINE_FULL", "{kibibytes}: {error}");
@@ -69,7 +46,7 @@ async fn a_full_disk_is_said_and_leaves_nothing() {
     let real = real();
     let reserved = QemuSettings {
         disk_reserve_bytes: 1 << 50,
-        ..settings(real.folder.path())
+        ..settings(real.directory.path())
     };
     let stage = Stage {
         engine: Arc::new(Qemu::at(reserved)),
@@ -97,7 +74,7 @@ async fn a_processor_is_found_whatever_the_host_has() {
     let real = real();
     let auto = QemuSettings {
         accel: Accel::Auto,
-        ..settings(real.folder.path())
+        ..settings(real.directory.path())
     };
     let stage = Stage {
         engine: Arc::new(Qemu::at(auto)),

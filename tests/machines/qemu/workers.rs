@@ -17,19 +17,19 @@ async fn another_worker_finds_what_one_has_started() {
     let stage = stage_of(real.clone());
     let guest = stage.guest();
     stage.ensure(&guest).await;
-    let started = real.processes();
+    let started = real.directory.processes();
     assert_eq!(started.len(), 1);
-    let other = Qemu::at(settings(real.folder.path()));
+    let other = Qemu::at(settings(real.directory.path()));
     let found = other.inspect(guest.id).await.unwrap().unwrap();
     assert!(matches!(found.status, Status::Starting | Status::Ready));
     // As if the worker had been killed before QEMU had written its pid file.
-    std::fs::remove_file(real.folder_of(guest.id).join("pid")).unwrap();
+    std::fs::remove_file(real.directory.folder_of(guest.id).join("pid")).unwrap();
     let go = CancellationToken::new();
     let found = other.ensure(&guest, &go).await.unwrap();
     assert_eq!(found.generation, 1);
-    assert_eq!(real.processes(), started);
+    assert_eq!(real.directory.processes(), started);
     other.kill(guest.id).await.unwrap();
-    assert_eq!(real.processes(), []);
+    assert_eq!(real.directory.processes(), []);
     stage.remove(guest.id).await;
 }
 
@@ -39,7 +39,7 @@ async fn a_folder_with_parts_missing_is_removed() {
     let stage = stage_of(real.clone());
     let guest = stage.guest();
     stage.ensure(&guest).await;
-    let folder = real.folder_of(guest.id);
+    let folder = real.directory.folder_of(guest.id);
     for file in ["machine.json", "qmp", "pid"] {
         std::fs::remove_file(folder.join(file)).unwrap();
     }
@@ -74,7 +74,7 @@ async fn a_worker_killed_at_any_moment_leaves_nothing_half_made() {
     let mut stages_seen = std::collections::BTreeSet::new();
     for moment in 0..24 {
         let guest = stage.guest();
-        let told = format!("{} {}", real.folder.path().display(), guest.id);
+        let told = format!("{} {}", real.directory.path().display(), guest.id);
         let mut worker = tokio::process::Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
@@ -100,7 +100,7 @@ async fn a_worker_killed_at_any_moment_leaves_nothing_half_made() {
         nap(moment * 15).await;
         let _ = worker.kill().await;
         stages_seen.insert(seen(&real, guest.id));
-        let other = Qemu::at(settings(real.folder.path()));
+        let other = Qemu::at(settings(real.directory.path()));
         let go = CancellationToken::new();
         let ensured = other.ensure(&guest, &go).await.unwrap();
         assert!(
@@ -109,7 +109,7 @@ async fn a_worker_killed_at_any_moment_leaves_nothing_half_made() {
         );
         // Those that begin a daemon may still be there for a moment.
         until_within(BOOT, "one process", async || {
-            (real.processes().len() == 1).then_some(())
+            (real.directory.processes().len() == 1).then_some(())
         })
         .await;
         assert_eq!(other.list().await.unwrap().len(), 1);
@@ -126,12 +126,22 @@ async fn a_worker_killed_at_any_moment_leaves_nothing_half_made() {
 
 /// How far an attempt had come when it was killed.
 fn seen(real: &Real, id: Id<VirtualMachine>) -> &'static str {
-    let record = std::fs::read_to_string(real.folder_of(id).join("machine.json"));
+    let record = std::fs::read_to_string(real.directory.folder_of(id).join("machine.json"));
     match record {
-        Err(_) if real.machines().join(format!(".making-main-{id}")).exists() => "being made",
+        Err(_)
+            if real
+                .directory
+                .machines()
+                .join(format!(".making-main-{id}"))
+                .exists() =>
+        {
+            "being made"
+        }
         Err(_) => "locked",
         Ok(text) if text.contains("Created") => "made",
-        Ok(text) if text.contains("Starting") && real.processes().is_empty() => "about to start",
+        Ok(text) if text.contains("Starting") && real.directory.processes().is_empty() => {
+            "about to start"
+        }
         Ok(text) if text.contains("Starting") => "started",
         Ok(_) => "done",
     }
