@@ -174,7 +174,7 @@ async fn converges(
         assert_eq!(failure, "EXITED");
     }
     site.leaves_nothing_of(ada, &created.id).await;
-    let (attempts, failures) = (&task["attempt"], &task["failures"]);
+    let [attempts, failures] = ["attempt", "failures"].map(|count| task[count].to_string());
     let outcome = format!("{outcome} {failure}");
     format!(
         "{who:8} {:22} {state:13} {outcome:15} {took:>8} {attempts:>9} {failures:>9}",
