@@ -2,6 +2,7 @@
 
 mod console;
 mod faults;
+mod hosts;
 pub mod qemu;
 
 use chrono::TimeDelta;

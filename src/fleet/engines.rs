@@ -44,7 +44,9 @@ async fn addresses(
                 });
             }
         }
-        if cluster.endpoint.is_some() || cluster.provider == own.provider {
+        // Those of machines are the workers' own.
+        let is_own = cluster.provider == own.provider && !of_machines;
+        if cluster.endpoint.is_some() || is_own {
             found.insert(Address {
                 provider: cluster.provider,
                 endpoint: cluster.endpoint,

@@ -102,8 +102,9 @@ impl Keeper {
                 if leader::lead(&self.store, JOB, me, LEAD).await?.is_some() {
                     self.round(&mut idle).await?;
                     containers.due(&stop).await?;
-                    machines.due(&stop).await?;
                 }
+                // Each worker looks after its own host's machines: nobody else sees them.
+                machines.due(&stop).await?;
                 Ok::<_, StoreError>(())
             };
             match turn.await {

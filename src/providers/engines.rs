@@ -52,7 +52,7 @@ type Open<E> = dyn Fn(&str, Option<&str>) -> Option<Arc<E>> + Send + Sync;
 /// The engines of one sort: of containers, or of virtual machines.
 pub struct Engines<E: ?Sized> {
     default: Arc<E>,
-    name: &'static str,
+    own: Address,
     open: Arc<Open<E>>,
     known: Arc<Mutex<HashMap<Address, Arc<E>>>>,
 }
@@ -62,7 +62,7 @@ impl<E: ?Sized> Clone for Engines<E> {
     fn clone(&self) -> Self {
         Self {
             default: Arc::clone(&self.default),
-            name: self.name,
+            own: self.own.clone(),
             open: Arc::clone(&self.open),
             known: Arc::clone(&self.known),
         }
@@ -72,20 +72,28 @@ impl<E: ?Sized> Clone for Engines<E> {
 impl<E: ?Sized> Engines<E> {
     fn new(
         default: Arc<E>,
-        name: &'static str,
+        own: Address,
         open: impl Fn(&str, Option<&str>) -> Option<Arc<E>> + Send + Sync + 'static,
     ) -> Self {
         Self {
             default,
-            name,
+            own,
             open: Arc::new(open),
             known: Arc::default(),
         }
     }
 
-    /// The engine at an address; `None` for a kind this worker does not know.
+    /// The one engine there is, at the one address where it is reached.
+    pub fn alone(own: Address, default: Arc<E>) -> Self
+    where
+        E: Send + Sync + 'static,
+    {
+        Self::new(default, own, |_, _| None)
+    }
+
+    /// The engine at an address; `None` for one this worker does not reach.
     pub fn at(&self, address: &Address) -> Option<Arc<E>> {
-        if address.endpoint.is_none() && address.provider == self.name {
+        if *address == self.own {
             return Some(Arc::clone(&self.default));
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,10 +112,7 @@ impl<E: ?Sized> Engines<E> {
 
     /// Where that one is.
     pub fn default_address(&self) -> Address {
-        Address {
-            provider: self.name.to_owned(),
-            endpoint: None,
-        }
+        self.own.clone()
     }
 }
 
@@ -133,14 +138,19 @@ impl Providers {
         hypervisor: Arc<dyn Hypervisor>,
         open: impl Fn(&str, Option<&str>) -> Option<Arc<dyn Provider>> + Send + Sync + 'static,
     ) -> Self {
-        let (name, machines) = (provider.name(), hypervisor.name());
-        let only = Arc::clone(&hypervisor);
+        let own = address(provider.name());
+        let machines = Engines::alone(address(hypervisor.name()), hypervisor);
         Self {
-            containers: Engines::new(provider, name, open),
-            machines: Engines::new(hypervisor, machines, move |name, _| {
-                (name == machines).then(|| Arc::clone(&only))
-            }),
+            containers: Engines::new(provider, own, open),
+            machines,
         }
+    }
+}
+
+fn address(name: &str) -> Address {
+    Address {
+        provider: name.to_owned(),
+        endpoint: None,
     }
 }
 
@@ -190,51 +200,45 @@ async fn of_containers(
     };
     #[expect(clippy::expect_used, reason = "the names are those it knows")]
     let default = open(name, None).expect("a kind of ours");
-    Engines::new(default, name, open)
+    Engines::new(default, address(name), open)
 }
 
 /// The engines of virtual machines alone, for who only opens their consoles.
+///
+/// QEMU is on the worker's own host: its address names the directory its machines are in, so that no other host is asked
+/// about them. Workers with the same directory share its machines.
 pub async fn of_machines(
     settings: &Settings,
     clock: Arc<dyn Clock>,
     entropy: Arc<Entropy>,
 ) -> Engines<dyn Hypervisor> {
-    let machines = QemuSettings {
-        directory: settings.machines.directory.clone(),
-        images: settings.machines.images.clone(),
-        accel: match settings.machines.accel {
+    let machines = &settings.machines;
+    let qemu = Qemu::at(QemuSettings {
+        directory: machines.directory.clone(),
+        images: machines.images.clone(),
+        accel: match machines.accel {
             AccelChoice::Auto => Accel::Auto,
             AccelChoice::Kvm => Accel::Kvm,
             AccelChoice::Tcg => Accel::Tcg,
         },
-        disk_reserve_bytes: settings.machines.disk_reserve_bytes,
-        memory_reserve_bytes: settings.machines.memory_reserve_bytes,
+        disk_reserve_bytes: machines.disk_reserve_bytes,
+        memory_reserve_bytes: machines.memory_reserve_bytes,
+    });
+    let is_qemu = match machines.provider {
+        MachineProviderChoice::Qemu => true,
+        MachineProviderChoice::Simulated => false,
+        MachineProviderChoice::Auto => qemu.ping().await.is_ok(),
     };
-    let own = machines.clone();
-    let open = move |name: &str, _: Option<&str>| -> Option<Arc<dyn Hypervisor>> {
-        match name {
-            qemu::NAME => Some(Arc::new(Qemu::at(machines.clone()))),
-            simulated::MACHINES => Some(Arc::new(SimulatedMachines::new(
-                Arc::clone(&clock),
-                Arc::clone(&entropy),
-                Faults::default(),
-            ))),
-            _ => None,
-        }
+    if !is_qemu {
+        let simulated = SimulatedMachines::new(clock, entropy, Faults::default());
+        return Engines::alone(address(simulated::MACHINES), Arc::new(simulated));
+    }
+    let endpoint = qemu.identity().await.inspect_err(|error| {
+        tracing::warn!(%error, "no machine can be on this host");
+    });
+    let own = Address {
+        provider: qemu::NAME.to_owned(),
+        endpoint: endpoint.ok(),
     };
-    let name = match settings.machines.provider {
-        MachineProviderChoice::Qemu => qemu::NAME,
-        MachineProviderChoice::Simulated => simulated::MACHINES,
-        MachineProviderChoice::Auto => {
-            let engine = Qemu::at(own);
-            if engine.ping().await.is_ok() {
-                qemu::NAME
-            } else {
-                simulated::MACHINES
-            }
-        }
-    };
-    #[expect(clippy::expect_used, reason = "the names are those it knows")]
-    let default = open(name, None).expect("a kind of ours");
-    Engines::new(default, name, open)
+    Engines::alone(own, Arc::new(qemu))
 }

@@ -7,7 +7,11 @@ use sea_orm::ActiveValue::Set;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Outside, delete_container::is_on_a_lost_host, machine::engine_of};
+use super::{
+    Outside,
+    delete_container::is_on_a_lost_host,
+    machine::{engine_of, leave_elsewhere},
+};
 use crate::{
     domain::{
         Id,
@@ -94,6 +98,7 @@ impl TaskKind for DeleteMachine {
         if row.state()? == MachineState::Deleted {
             return Ok(output());
         }
+        leave_elsewhere(&self.0, &row, run)?;
         // What a lost host still has is removed when the host comes back.
         if !is_on_a_lost_host(&self.0, row.host_id).await?
             && let Some(engine) = engine_of(&self.0, &row)?

@@ -22,6 +22,8 @@ use crate::{
     },
 };
 
+/// Longest time until a task about a machine of another host is given to a worker again.
+const ELSEWHERE: Duration = Duration::from_secs(1);
 /// The failure of a machine whose guest's kernel has panicked.
 pub const PANICKED: &str = "GUEST_PANICKED";
 
@@ -44,9 +46,22 @@ pub async fn locked(
 pub(super) fn find(outside: &Outside, address: &Address) -> Result<Arc<dyn Hypervisor>, TaskError> {
     let engine = outside.providers.machines.at(address);
     engine.ok_or_else(|| TaskError::Retryable {
-        code: "ENGINE_UNREACHABLE",
-        message: format!("this worker has no {} engine", address.provider),
+        code: "ENGINE_ELSEWHERE",
+        message: format!("{address} is not on this worker's host"),
     })
+}
+
+/// Leaves the task to a worker on the host that has the machine, unless this is one.
+pub(super) fn leave_elsewhere(outside: &Outside, row: &Model, run: &Run) -> Result<(), TaskError> {
+    match address_of(row) {
+        Some(address) if outside.providers.machines.at(&address).is_none() => {
+            Err(TaskError::Wait {
+                until: run.now() + outside.store.entropy.jitter(ELSEWHERE),
+                wake_on: None,
+            })
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Where the engine is that has a machine; `None` when none has been chosen yet.

@@ -126,7 +126,7 @@ pub async fn find(tx: &Tx<'_>, wanted: &Wanted, own: Address) -> Result<Found, S
     }
     let mut why = String::new();
     for cluster in open {
-        if let Err(full) = in_cluster(tx, &cluster, wanted).await? {
+        if let Err(full) = in_cluster(tx, &cluster, wanted, &own).await? {
             why = format!("cluster {} {full}", cluster.name);
             continue;
         }
@@ -134,7 +134,7 @@ pub async fn find(tx: &Tx<'_>, wanted: &Wanted, own: Address) -> Result<Found, S
         let Some(cluster) = clusters::lock(tx, cluster.id()).await? else {
             continue;
         };
-        return Ok(match in_cluster(tx, &cluster, wanted).await? {
+        return Ok(match in_cluster(tx, &cluster, wanted, &own).await? {
             Ok(place) => Found::Place(place),
             Err(full) => Found::Full(format!("cluster {} {full}", cluster.name)),
         });
@@ -162,6 +162,7 @@ async fn in_cluster(
     tx: &Tx<'_>,
     cluster: &Cluster,
     wanted: &Wanted,
+    own: &Address,
 ) -> Result<Result<Placed, String>, StoreError> {
     let status = cluster.status()?;
     if status != ClusterStatus::Active {
@@ -184,6 +185,11 @@ async fn in_cluster(
             endpoint: cluster.endpoint.clone(),
         },
     };
+    // A cluster of virtual machines is on the hosts of the workers: this one is as good as any.
+    if wanted.is_machine && cluster.endpoint.is_none() && cluster.provider == own.provider {
+        place.address = own.clone();
+        return Ok(Ok(place));
+    }
     // An engine of several machines places by itself.
     if crate::providers::has_nodes(&cluster.provider) {
         return Ok(Ok(place));

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     Outside,
-    machine::{engine_of, gone},
+    machine::{engine_of, gone, leave_elsewhere},
 };
 use crate::{
     domain::{
@@ -77,7 +77,7 @@ impl TaskKind for SnapshotMachine {
         let row = snapshots::unscoped_by_id(self.0.store.db(), id)
             .await?
             .ok_or_else(gone)?;
-        let (machine, engine) = (row.machine(), self.engine(&row).await?);
+        let (machine, engine) = (row.machine(), self.engine(&row, run).await?);
         match (input.step, engine) {
             (Step::Take, Some(engine)) => {
                 engine.snapshot(machine, id).await?;
@@ -108,7 +108,7 @@ impl TaskKind for SnapshotMachine {
         if input.step != Step::Take || row.state()? != SnapshotState::Creating {
             return Ok(());
         }
-        if let Some(engine) = self.engine(&row).await? {
+        if let Some(engine) = self.engine(&row, run).await? {
             engine.forget(row.machine(), id).await?;
         }
         let (code, reason) = match why {
@@ -127,10 +127,17 @@ impl TaskKind for SnapshotMachine {
 }
 
 impl SnapshotMachine {
-    async fn engine(&self, row: &Model) -> Result<Option<Arc<dyn Hypervisor>>, TaskError> {
+    async fn engine(
+        &self,
+        row: &Model,
+        run: &Run,
+    ) -> Result<Option<Arc<dyn Hypervisor>>, TaskError> {
         let machine = machines::unscoped_by_id(self.0.store.db(), row.machine()).await?;
         match machine {
-            Some(machine) => engine_of(&self.0, &machine),
+            Some(machine) => {
+                leave_elsewhere(&self.0, &machine, run)?;
+                engine_of(&self.0, &machine)
+            }
             None => Ok(None),
         }
     }

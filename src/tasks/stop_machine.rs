@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Outside,
-    machine::{engine_of, record, topic},
+    machine::{engine_of, leave_elsewhere, record, topic},
     run_machine,
 };
 use crate::{
@@ -93,6 +93,7 @@ impl TaskKind for StopMachine {
         let Some(row) = machines::unscoped_by_id(self.0.store.db(), id).await? else {
             return Ok(output(true));
         };
+        leave_elsewhere(&self.0, &row, run)?;
         let graceful = match row.state()? {
             MachineState::Stopping => self.end(&row, &input, run).await?,
             MachineState::Stopped => true,

@@ -4,6 +4,7 @@
 //! <directory>/main-machine_<hex>/   machine.json disk.qcow2 console.log pid tty vnc qmp seed/ firmware/
 //! <directory>/.making-main-…/       an attempt under way, or what is left of one that was killed
 //! <directory>/.removing-main-…/     the same of a removal
+//! <directory>/.identity             what tells it from the directories of other hosts
 //! <directory>/.locks/main-…         held by whoever makes, starts, ends or removes the machine
 //! ```
 
@@ -18,12 +19,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    domain::{Id, id::VirtualMachine},
+    domain::{Id, entropy::secret_bytes, id::VirtualMachine, keyring::hex},
     providers::instance_name,
 };
 
 const RECORD: &str = "machine.json";
 const LOCKS: &str = ".locks";
+const IDENTITY: &str = ".identity";
 const MAKING: &str = ".making-";
 const REMOVING: &str = ".removing-";
 /// Longest path of a Unix socket (`sun_path` of unix(7), less its end).
@@ -44,6 +46,8 @@ pub(super) struct Record {
     pub(super) deployment: String,
     /// Port inside → port of the host.
     pub(super) ports: BTreeMap<u16, u16>,
+    /// The address of the host those are reached at.
+    pub(super) ip: Option<String>,
     /// What it was last given.
     pub(super) cpus: u16,
     pub(super) memory_bytes: u64,
@@ -247,6 +251,23 @@ pub(super) fn prepare(directory: &Path) -> io::Result<PathBuf> {
         return Err(io::Error::new(io::ErrorKind::InvalidFilename, why));
     }
     Ok(root)
+}
+
+/// What tells this directory from every other: made once, and kept in it.
+pub(super) fn identity(root: &Path) -> io::Result<String> {
+    let (path, new) = (root.join(IDENTITY), hex(&secret_bytes::<8>()));
+    if !path.exists() {
+        let beside = root.join(format!("{IDENTITY}-{new}"));
+        fs::write(&beside, &new)?;
+        // Of two that make it at once, one is first.
+        let linked = fs::hard_link(&beside, &path);
+        fs::remove_file(&beside)?;
+        match linked {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    fs::read_to_string(&path)
 }
 
 /// The machines there are.

@@ -67,7 +67,7 @@ impl Look {
             handle: format!("{}.{}", instance_name(id), record.generation),
             status: self.status,
             // What is outside reaches it by its ports alone.
-            ip: None,
+            ip: record.ip.clone().filter(|_| self.process.is_some()),
             ports: if self.process.is_some() {
                 record.ports.clone()
             } else {

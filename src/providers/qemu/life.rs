@@ -120,6 +120,7 @@ impl Host {
             id: guest.id.to_string(),
             generation: guest.generation,
             deployment: guest.deployment.clone(),
+            ip: None,
             ports: std::collections::BTreeMap::new(),
             cpus: guest.cpus,
             memory_bytes: guest.memory_bytes,
@@ -176,6 +177,7 @@ impl Host {
         let (place, guest, mut record) = (place.clone(), guest.clone(), before.clone());
         blocking(move || {
             record.ports = room::for_ports(&guest.ports, guest.publish_address, &record.ports)?;
+            record.ip = Some(guest.publish_address.to_string());
             let write = || {
                 seed::write(&place.folder(), &guest)?;
                 // A pid file is about the process that is to come.

@@ -74,6 +74,17 @@ impl Qemu {
     }
 }
 
+impl Qemu {
+    /// What tells its directory from that of every other host.
+    ///
+    /// # Errors
+    /// [`ProviderError::Rejected`] for a directory that cannot be used.
+    pub async fn identity(&self) -> Result<String, ProviderError> {
+        let root = self.host.root().await?.clone();
+        blocking(move || folder::identity(&root).map_err(file_error("the directory"))).await
+    }
+}
+
 #[async_trait]
 impl Engine<VirtualMachine> for Qemu {
     fn name(&self) -> &'static str {
