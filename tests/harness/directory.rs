@@ -55,10 +55,10 @@ impl Directory {
         self.pids().into_iter().for_each(kill);
     }
 
-    /// The names of what is in it.
+    /// The names of what is in it, beside what tells it from other directories and what its machines are held by.
     pub fn files(&self) -> Vec<String> {
         names_in(&self.machines())
-            .filter(|name| name != ".locks")
+            .filter(|name| !matches!(&**name, ".locks" | ".identity"))
             .collect()
     }
 
