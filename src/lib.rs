@@ -1,4 +1,4 @@
-//! A GraphQL service that manages app containers, with durable tasks and live updates.
+//! A GraphQL service that manages app containers and virtual machines, with durable tasks and live updates.
 //!
 //! One direction: `web` → `graphql` → `services` → `store`; then, by the queue, `worker` → `tasks` → `providers` and
 //! `store`. Nothing calls back up: results come back by the event bus. `tests/architecture.rs` keeps it so.
@@ -11,7 +11,7 @@
 //! | with a life cycle | also `domain/<noun>.rs`, its table of transitions |
 //! | a mutation | a function in `services/<noun>.rs`, a resolver in `graphql/<noun>.rs`, who may in `graphql/access.rs`, a sample in `tests/access/samples.rs`, a test in `tests/` |
 //! | a kind of task | `tasks/<kind>.rs` with its input and run, a line in [`tasks::registry`] |
-//! | an engine | `providers/<engine>.rs`, a line in [`providers::from_settings`] and in [`providers::KINDS`], the suite of `tests/providers.rs` run on it |
+//! | an engine | `providers/<engine>.rs`, a line in `providers/engines.rs` for its kind and one for how it is opened, the suite of `tests/providers.rs` (containers) or `tests/machines.rs` (virtual machines) run on it |
 //! | a setting | a field of [`config::Settings`] and its line in [`config::KEYS`] |
 
 // What runs on a host and talks for it to the server.
@@ -34,7 +34,7 @@ pub mod fleet;
 pub mod graphql;
 // The event bus, and rows as streams.
 pub mod live;
-// Engines that run containers.
+// Engines that run containers and virtual machines.
 pub mod providers;
 // The task engine.
 pub mod queue;

@@ -258,19 +258,23 @@ async fn dead_letters_are_listed_and_tried_again_one_by_one_or_together() {
         reply.ok("/retryTask/task"),
         json!({ "state": "QUEUED", "failures": 0, "attempt": before["attempt"] })
     );
-    // The container it was to make has failed for good, and so does it, after another attempt.
-    let after = ada.task_in(&dead[0], "FAILED").await;
-    assert_eq!(after["error"]["code"], "CONTAINER_GONE");
+    // The container it was to make has failed for good: nobody wants it any more, which another attempt finds.
+    let after = ada.task_in(&dead[0], "CANCELLED").await;
     assert!(after["attempt"].as_i64() > before["attempt"].as_i64());
     let stranger = world.person("eve").await;
     assert_eq!(retry(&stranger, &dead[1]).await.code(), "NOT_FOUND");
     let together = root
-        .ask("mutation { retryDeadLetters(input: { kind: \"create_container\", errorCode: \"CONTAINER_GONE\", first: 10 }) { tasks { id } } }")
+        .ask("mutation { retryDeadLetters(input: { kind: \"create_container\", errorCode: \"NO_SUCH_IMAGE\", first: 10 }) { tasks { id } } }")
         .await;
-    assert_eq!(
-        together.ok("/retryDeadLetters/tasks"),
-        json!([{ "id": dead[0] }])
-    );
+    let mut again: Vec<String> = together
+        .ok("/retryDeadLetters/tasks")
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|task| task["id"].as_str().unwrap().to_owned())
+        .collect();
+    again.sort();
+    assert_eq!(again, dead[1..]);
     let none = root
         .ask("mutation { retryDeadLetters(input: { kind: \"noop\" }) { tasks { id } } }")
         .await;

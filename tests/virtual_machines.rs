@@ -1,5 +1,6 @@
 //! Virtual machines as their owners see them, on the simulated engine; `qemu.rs` has the same on real ones.
 
+mod clusters;
 mod console;
 mod faults;
 mod hosts;
@@ -137,6 +138,19 @@ async fn a_machine_is_made_stopped_resized_started_snapshotted_restored_and_dele
         seen.push(now["state"].as_str().unwrap().to_owned());
     }
     assert_eq!(seen.last().unwrap(), "DELETED", "{seen:?}");
+    let done = "{ auditEvents(filter: {action: {prefix: \"machine.\"}}, orderBy: [{field: AT}]) { nodes { action actor } } }";
+    let done = world.admin().await.ask(done).await.ok("/auditEvents/nodes");
+    let done = done.as_array().unwrap().iter();
+    let done: Vec<_> = done
+        .map(|event| {
+            assert_eq!(event["actor"], "user");
+            event["action"].as_str().unwrap()["machine.".len()..].to_owned()
+        })
+        .collect();
+    let right = [
+        "create", "snapshot", "stop", "resize", "restore", "start", "snapshot", "delete",
+    ];
+    assert_eq!(done, right);
     world.stop().await;
 }
 

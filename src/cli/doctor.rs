@@ -1,13 +1,14 @@
 //! `doctor`: checks every dependency and says what is wrong and how to mend it.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use migration::{Migrator, MigratorTrait as _};
 
 use super::say;
 use crate::{
-    config::{Database, ProviderChoice, Settings},
-    providers::{Docker, Engine as _},
+    config::{Database, MachineProviderChoice, ProviderChoice, Settings},
+    domain::{Entropy, SystemClock},
+    providers::{self, Docker, Engine as _},
     store::connection,
     web,
 };
@@ -26,6 +27,7 @@ pub async fn run(settings: &Settings) -> ExitCode {
         ("database", database(settings).await),
         ("redis", redis(settings).await),
         ("engine", engine(settings).await),
+        ("machines", machines(settings).await),
     ];
     let mut is_well = true;
     for (name, finding) in findings {
@@ -128,6 +130,20 @@ async fn engine(settings: &Settings) -> Finding {
         ) => Finding::Wrong {
             problem: error.to_string(),
             mend: "check that the engine runs, that DOCKER_HOST names it and that this user may use its socket",
+        },
+    }
+}
+
+async fn machines(settings: &Settings) -> Finding {
+    let (clock, entropy) = (Arc::new(SystemClock), Arc::new(Entropy::from_os()));
+    let engines = providers::of_machines(settings, clock, entropy).await;
+    let is_asked_for = settings.machines.provider != MachineProviderChoice::Auto;
+    match engines.default().ping().await {
+        Ok(version) if is_asked_for || !engines.default().is_private() => Finding::Fine(version),
+        Ok(version) => Finding::Fine(format!("{version}, since there is no QEMU here")),
+        Err(error) => Finding::Wrong {
+            problem: error.to_string(),
+            mend: "install qemu-system-x86 and qemu-utils, and see that MACHINE_DIR can be written to",
         },
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     telemetry,
 };
 
-/// GraphQL backend that manages app containers, with durable tasks and live updates.
+/// GraphQL backend that manages app containers and virtual machines, with durable tasks and live updates.
 #[derive(Parser)]
 #[command(version, after_help = settings_help())]
 struct Arguments {

@@ -49,7 +49,7 @@ impl Worker {
                     wake_on,
                 });
             }
-            (_, Some(StopReason::Cancelled)) => {
+            (TaskError::Unwanted, None) | (_, Some(StopReason::Cancelled)) => {
                 return self.give_up(run, &*kind, GiveUp::Cancelled).await;
             }
             (_, Some(StopReason::Draining)) => return Some(Outcome::HandBack),

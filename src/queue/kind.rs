@@ -68,6 +68,9 @@ pub enum TaskError {
         until: DateTime<Utc>,
         wake_on: Option<String>,
     },
+    /// What it works on is not wanted any more: the task ends as if it had been cancelled.
+    #[error("what it works on is not wanted any more")]
+    Unwanted,
     /// Followed the request to stop.
     #[error("stopped on request")]
     Stopped,

@@ -254,6 +254,13 @@ impl Services {
         ) {
             return Err(NO_CLUSTER);
         }
+        if kinds::runs_machines(&row.provider) {
+            return Err(AppError::Invalid {
+                field: "cluster",
+                reason: "virtual machines run beside the workers, whose hosts have no agents"
+                    .to_owned(),
+            });
+        }
         let ends = tx.now() + TimeDelta::from_std(life).unwrap_or(TimeDelta::MAX);
         registrations::insert(&mut tx, id, token.hash, by, ends).await?;
         audit::record(&mut tx, viewer, "host.invite", id, json!({})).await?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sea_orm::{ActiveValue::Set, ColumnTrait as _, QueryFilter as _};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::{BEING_USED, REUSED, Services, idempotency_key, replayed, signed_in};
@@ -17,7 +18,7 @@ use crate::{
     },
     error::{AppError, InField as _},
     store::{
-        Tx, accounts, apps, clusters,
+        Tx, accounts, apps, audit, clusters,
         containers::{self, ActiveModel, Model, NewContainer},
         regions,
         scoped::Scoped as _,
@@ -103,6 +104,13 @@ impl Services {
             let made = create_container::request(&mut tx, container, key).await?;
             self.made(made, false)?
         };
+        let action = if created.is_warm {
+            "container.assign"
+        } else {
+            "container.create"
+        };
+        let detail = json!({ "app": wanted.app, "region": wanted.region });
+        audit::record(&mut tx, viewer, action, created.container.id(), detail).await?;
         tx.commit().await?;
         Ok(created)
     }
@@ -220,6 +228,9 @@ impl Services {
         if !task.is_new && !is_asked_already {
             return Err(BEING_USED);
         }
+        if task.is_new {
+            audit::record(&mut tx, viewer, "container.delete", id, json!({})).await?;
+        }
         tx.commit().await?;
         Ok((row, task.task))
     }
@@ -243,6 +254,8 @@ impl Services {
         let patience = patience.unwrap_or(self.fleet.patience);
         let (row, task) = drain_container::request(&mut tx, &row, patience, key).await?;
         let task = task.is_new.then_some(task.task).ok_or(BEING_USED)?;
+        let detail = json!({ "patienceSeconds": patience.as_secs() });
+        audit::record(&mut tx, viewer, "container.drain", id, detail).await?;
         tx.commit().await?;
         Ok((row, task))
     }
@@ -271,6 +284,7 @@ impl Services {
         let event = ContainerEvent::Restart;
         let (row, task) = create_container::request_again(&mut tx, &row, event, key).await?;
         let task = task.is_new.then_some(task.task).ok_or(BEING_USED)?;
+        audit::record(&mut tx, viewer, "container.restart", id, json!({})).await?;
         tx.commit().await?;
         Ok((row, task))
     }
@@ -301,6 +315,8 @@ impl Services {
             patch.stun = Set(stun);
         }
         let row = containers::change(&mut tx, &row, patch).await?;
+        let detail = json!({ "dpi": row.dpi, "stun": row.stun });
+        audit::record(&mut tx, viewer, "container.update", id, detail).await?;
         tx.commit().await?;
         Ok(row)
     }

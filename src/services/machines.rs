@@ -173,6 +173,8 @@ impl Services {
         let (row, task) = run_machine::request(&mut tx, machine, key).await?;
         // Somebody else's request with the same key was first after all.
         let task = task.is_new.then_some(task.task).ok_or(BEING_USED)?;
+        let detail = json!({ "name": row.name, "cpus": row.cpus, "memoryBytes": row.memory_bytes });
+        audit::record(&mut tx, viewer, "machine.create", row.id(), detail).await?;
         tx.commit().await?;
         Ok(Created {
             secret_key: Some(self.keyring.machine_key(row.id())),
@@ -262,6 +264,7 @@ impl Services {
         let event = MachineEvent::Start;
         let (row, task) = run_machine::request_again(&mut tx, &row, event, key).await?;
         let task = task.is_new.then_some(task.task).ok_or(BEING_USED)?;
+        audit::record(&mut tx, viewer, "machine.start", id, json!({})).await?;
         tx.commit().await?;
         Ok((row, task))
     }
@@ -295,6 +298,19 @@ impl Services {
         };
         let (row, task) = stop_machine::request(&mut tx, &row, &live, input, key).await?;
         let task = task.is_new.then_some(task.task).ok_or(BEING_USED)?;
+        let action = if restart {
+            "machine.restart"
+        } else {
+            "machine.stop"
+        };
+        audit::record(
+            &mut tx,
+            viewer,
+            action,
+            id,
+            json!({ "graceSeconds": grace }),
+        )
+        .await?;
         tx.commit().await?;
         Ok((row, task))
     }
@@ -321,6 +337,8 @@ impl Services {
             ..ActiveModel::default()
         };
         let row = machines::change(&mut tx, &row, patch).await?;
+        let detail = json!({ "cpus": cpus, "memoryBytes": memory_bytes, "diskBytes": disk_bytes });
+        audit::record(&mut tx, viewer, "machine.resize", id, detail).await?;
         tx.commit().await?;
         Ok(row)
     }
@@ -344,6 +362,9 @@ impl Services {
         let (row, task) = delete_machine::request(&mut tx, &row, &live, key).await?;
         if !task.is_new && !is_asked_already {
             return Err(BEING_USED);
+        }
+        if task.is_new {
+            audit::record(&mut tx, viewer, "machine.delete", id, json!({})).await?;
         }
         tx.commit().await?;
         Ok((row, task.task))

@@ -1,6 +1,7 @@
 //! Keeping what a machine's disk has, giving it back, and forgetting it.
 
 use sea_orm::{ColumnTrait as _, QueryFilter as _};
+use serde_json::json;
 
 use super::{BEING_USED, Services, idempotency_key, machines::reached, signed_in};
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     },
     error::{AppError, InField as _},
     store::{
-        Tx, machines,
+        Tx, audit, machines,
         scoped::Scoped as _,
         snapshots::{self, ActiveModel, Model},
         tasks,
@@ -50,6 +51,8 @@ impl Services {
         }
         let row = snapshots::insert(&mut tx, &row, name.as_str().to_owned()).await?;
         let task = tasks::insert(&mut tx, Input::task_of(&row, Step::Take)?).await?;
+        let detail = json!({ "snapshot": row.id().to_string(), "name": row.name });
+        audit::record(&mut tx, viewer, "machine.snapshot", machine, detail).await?;
         tx.commit().await?;
         Ok((row, task.task))
     }
@@ -78,6 +81,8 @@ impl Services {
         let task = Input::task_of(&snapshot, Step::Restore)?.with_key(key);
         let task = tasks::insert(&mut tx, task).await?;
         let task = task.is_new.then_some(task.task).ok_or(BEING_USED)?;
+        let detail = json!({ "snapshot": id.to_string() });
+        audit::record(&mut tx, viewer, "machine.restore", row.id(), detail).await?;
         tx.commit().await?;
         Ok((row, task))
     }
@@ -96,6 +101,7 @@ impl Services {
         let patch = <ActiveModel as Default>::default();
         let row = snapshots::transition(&mut tx, &row, SnapshotEvent::Delete, patch).await?;
         let task = tasks::insert(&mut tx, Input::task_of(&row, Step::Forget)?).await?;
+        audit::record(&mut tx, viewer, "snapshot.delete", id, json!({})).await?;
         tx.commit().await?;
         Ok((row, task.task))
     }

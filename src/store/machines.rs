@@ -298,6 +298,20 @@ pub struct Used {
 
 /// Writes down what a machine takes. It is no change of the machine, so its version stays.
 pub async fn measured(store: &super::Store, row: &Model, used: Used) -> Result<(), StoreError> {
+    let known = (
+        row.cpu_used_micros,
+        row.memory_used_bytes,
+        row.disk_used_bytes,
+    );
+    if known
+        == (
+            Some(used.cpu_micros),
+            Some(used.memory_bytes),
+            Some(used.disk_bytes),
+        )
+    {
+        return Ok(());
+    }
     let mut tx = store.begin().await?;
     Entity::update_many()
         .col_expr(Column::CpuUsedMicros, Expr::value(used.cpu_micros))

@@ -21,7 +21,7 @@ use crate::{
         id::{Cluster, Host, Task},
     },
     error::AppError,
-    providers::{Address, KINDS, MACHINE_KINDS, runs_machines},
+    providers::{Address, KINDS, MACHINE_KINDS},
     queue::{GiveUp, Run, TaskError, TaskKind},
     store::{
         Tx,
@@ -38,6 +38,7 @@ pub const ENGINES: [&str; 5] = {
     let ([docker, swarm, simulated], [qemu, machines]) = (KINDS, MACHINE_KINDS);
     [docker, swarm, simulated, qemu, machines]
 };
+pub use crate::providers::runs_machines;
 /// Time between two looks at what is left.
 const LOOK: Duration = Duration::from_secs(3);
 

@@ -169,11 +169,11 @@ impl CreateContainer {
     async fn advance(&self, id: Id<Container>, run: &Run) -> Result<Output, TaskError> {
         let row = containers::unscoped_by_id(self.0.store.db(), id)
             .await?
-            .ok_or_else(gone)?;
+            .ok_or(TaskError::Unwanted)?;
         match row.state()? {
             ContainerState::Requested | ContainerState::Creating => {}
             ContainerState::Running => return Ok(output(row)),
-            _ => return Err(gone()),
+            _ => return Err(TaskError::Unwanted),
         }
         let (row, provider) = self.begin(row, run).await?;
         self.0.keep_rate(provider.name(), run).await?;
@@ -207,11 +207,11 @@ impl CreateContainer {
         let mut tx = run.begin(&self.0.store).await?;
         let row = containers::unscoped_by_id(&tx, row.id())
             .await?
-            .ok_or_else(gone)?;
+            .ok_or(TaskError::Unwanted)?;
         let own = self.0.providers.containers.default_address();
         let placed = match place::find(&tx, &place::Wanted::of_container(&row), own).await? {
             place::Found::Place(placed) => placed,
-            place::Found::Nowhere => return Err(gone()),
+            place::Found::Nowhere => return Err(place::no_region()),
             place::Found::Full(why) => {
                 let waited = run.now() - row.updated_at;
                 let topic = topic(row.id());
@@ -227,7 +227,7 @@ impl CreateContainer {
             ..ActiveModel::default()
         };
         let row = match containers::transition(&mut tx, &row, ContainerEvent::Begin, patch).await {
-            Err(StoreError::Illegal(_)) => return Err(gone()),
+            Err(StoreError::Illegal(_)) => return Err(TaskError::Unwanted),
             row => row?,
         };
         tx.commit().await?;
@@ -239,7 +239,7 @@ impl CreateContainer {
     async fn spec(&self, row: &Model, provider: &dyn Provider) -> Result<Spec, TaskError> {
         let app = apps::unscoped_by_id(self.0.store.db(), Id::new(row.app_id))
             .await?
-            .ok_or_else(gone)?;
+            .ok_or(TaskError::Unwanted)?;
         let cluster = match row.cluster_id {
             Some(id) => clusters::unscoped_by_id(self.0.store.db(), Id::new(id)).await?,
             None => None,
@@ -379,13 +379,6 @@ pub fn address_of(row: &Model) -> Option<Address> {
     })
 }
 
-fn gone() -> TaskError {
-    TaskError::Permanent {
-        code: "CONTAINER_GONE",
-        message: "the container is not wanted any more".to_owned(),
-    }
-}
-
 fn output(row: Model) -> Output {
     Output {
         container: row.id().to_string(),
@@ -415,9 +408,9 @@ async fn record(
     let mut tx = run.begin(store).await?;
     let row = containers::unscoped_by_id(&tx, id)
         .await?
-        .ok_or_else(gone)?;
+        .ok_or(TaskError::Unwanted)?;
     let row = match containers::transition(&mut tx, &row, event, patch).await {
-        Err(StoreError::Illegal(_)) => return Err(gone()),
+        Err(StoreError::Illegal(_)) => return Err(TaskError::Unwanted),
         row => row?,
     };
     tx.commit().await?;

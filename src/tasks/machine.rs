@@ -82,13 +82,6 @@ pub(super) fn engine_of(
         .transpose()
 }
 
-pub(super) fn gone() -> TaskError {
-    TaskError::Permanent {
-        code: "MACHINE_GONE",
-        message: "the machine is not wanted so any more".to_owned(),
-    }
-}
-
 /// What an instance says of itself.
 pub fn found(instance: &Instance<VirtualMachine>) -> ActiveModel {
     ActiveModel {
@@ -109,9 +102,11 @@ pub(super) async fn record(
     patch: ActiveModel,
 ) -> Result<Model, TaskError> {
     let mut tx = run.begin(&outside.store).await?;
-    let row = machines::unscoped_by_id(&tx, id).await?.ok_or_else(gone)?;
+    let row = machines::unscoped_by_id(&tx, id)
+        .await?
+        .ok_or(TaskError::Unwanted)?;
     let row = match machines::transition(&mut tx, &row, event, patch).await {
-        Err(StoreError::Illegal(_)) => return Err(gone()),
+        Err(StoreError::Illegal(_)) => return Err(TaskError::Unwanted),
         row => row?,
     };
     tx.commit().await?;

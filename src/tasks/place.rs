@@ -78,6 +78,14 @@ impl Wanted {
     }
 }
 
+/// The failure of what was to run in a region that is not there any more.
+pub fn no_region() -> TaskError {
+    TaskError::Permanent {
+        code: "NO_REGION",
+        message: "its region is gone".to_owned(),
+    }
+}
+
 /// Parks until there may be room, or gives up after a while.
 pub fn wait_for_room(
     outside: &Outside,

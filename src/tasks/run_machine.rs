@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Outside,
-    machine::{self, engine_of, found, gone, record, topic},
+    machine::{self, engine_of, found, record, topic},
     place,
 };
 use crate::{
@@ -180,12 +180,12 @@ async fn advance(
     run.expect(&topic(id)).await?;
     let row = machines::unscoped_by_id(outside.store.db(), id)
         .await?
-        .ok_or_else(gone)?;
+        .ok_or(TaskError::Unwanted)?;
     machine::leave_elsewhere(outside, &row, run)?;
     let (row, engine) = match row.state()? {
         MachineState::Requested | MachineState::Provisioning => begin(outside, row, run).await?,
         MachineState::Booting => {
-            let engine = engine_of(outside, &row)?.ok_or_else(gone)?;
+            let engine = engine_of(outside, &row)?.ok_or(TaskError::Unwanted)?;
             (row, engine)
         }
         MachineState::Running => return Ok(output(row)),
@@ -194,7 +194,7 @@ async fn advance(
         | MachineState::Deleting
         | MachineState::Deleted
         | MachineState::Failed
-        | MachineState::Unknown => return Err(gone()),
+        | MachineState::Unknown => return Err(TaskError::Unwanted),
     };
     // What is booting is left to it, unless its process has been ended.
     let there = match row.state()? {
@@ -231,11 +231,11 @@ async fn begin(
     let mut tx = run.begin(&outside.store).await?;
     let row = machines::unscoped_by_id(&tx, row.id())
         .await?
-        .ok_or_else(gone)?;
+        .ok_or(TaskError::Unwanted)?;
     let own = outside.providers.machines.default_address();
     let placed = match place::find(&tx, &place::Wanted::of_machine(&row), own).await? {
         place::Found::Place(placed) => placed,
-        place::Found::Nowhere => return Err(gone()),
+        place::Found::Nowhere => return Err(place::no_region()),
         place::Found::Full(why) => {
             let waited = run.now() - row.updated_at;
             return Err(place::wait_for_room(
@@ -256,7 +256,7 @@ async fn begin(
         ..ActiveModel::default()
     };
     let row = match machines::transition(&mut tx, &row, MachineEvent::Begin, patch).await {
-        Err(StoreError::Illegal(_)) => return Err(gone()),
+        Err(StoreError::Illegal(_)) => return Err(TaskError::Unwanted),
         row => row?,
     };
     tx.commit().await?;
@@ -284,7 +284,7 @@ async fn launch(
 async fn guest(outside: &Outside, row: &Model) -> Result<Guest, TaskError> {
     let image = images::unscoped_by_id(outside.store.db(), Id::new(row.image_id))
         .await?
-        .ok_or_else(gone)?;
+        .ok_or(TaskError::Unwanted)?;
     Ok(Guest {
         id: row.id(),
         generation: row.generation,

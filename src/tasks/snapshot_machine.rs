@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     Outside,
-    machine::{engine_of, gone, leave_elsewhere},
+    machine::{engine_of, leave_elsewhere},
 };
 use crate::{
     domain::{
@@ -76,7 +76,7 @@ impl TaskKind for SnapshotMachine {
         let id = Id::new(input.snapshot);
         let row = snapshots::unscoped_by_id(self.0.store.db(), id)
             .await?
-            .ok_or_else(gone)?;
+            .ok_or(TaskError::Unwanted)?;
         let (machine, engine) = (row.machine(), self.engine(&row, run).await?);
         match (input.step, engine) {
             (Step::Take, Some(engine)) => {
@@ -93,7 +93,7 @@ impl TaskKind for SnapshotMachine {
                 }
                 self.record(run, &row, SnapshotEvent::Removed).await?;
             }
-            (Step::Take | Step::Restore, None) => return Err(gone()),
+            (Step::Take | Step::Restore, None) => return Err(TaskError::Unwanted),
         }
         Ok(Output {
             snapshot: id.to_string(),
