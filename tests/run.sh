@@ -267,8 +267,8 @@ part_swarm() {
 
 part_qemu() {
     start_servers && make_guest || return 3
-    # One at a time: each guest has the processor for itself, so that it is up in seconds.
-    cargo nextest run --locked --no-fail-fast --ignore-default-filter -j 1 --success-output immediate \
+    # Two at a time: each guest has a processor for itself, so that it is up in seconds.
+    cargo nextest run --locked --no-fail-fast --ignore-default-filter -j 2 --success-output immediate \
         -E 'test(/^((machines|virtual_machines)::qemu|providers::qemu::accel)::/)'
 }
 

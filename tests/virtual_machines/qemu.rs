@@ -17,8 +17,8 @@ use tokio_tungstenite::tungstenite::Message;
 use super::{console, id};
 use crate::{
     harness::{
-        Ground, Person, client::in_state_within, directory::Directory, process::Process, required,
-        socket::Socket, until_within,
+        ADMIN_PASSWORD, Ground, Person, client::in_state_within, directory::Directory,
+        process::Process, required, socket::Socket, until_within,
     },
     machines::READY,
 };
@@ -46,9 +46,9 @@ impl Site {
     async fn of(directory: Directory, ground: Ground, parts: &[&str]) -> Self {
         let mut processes = Vec::new();
         for part in parts {
-            processes.push(Process::start(&ground, part).await);
+            processes.push(Box::pin(Process::start(&ground, part)).await);
         }
-        let db = connection::open(&ground.load()).await.unwrap();
+        let db = Box::pin(connection::open(&ground.load())).await.unwrap();
         let (store, _) = Store::new(db, Arc::new(SystemClock), Arc::new(Entropy::from_os()));
         let site = Self {
             processes,
@@ -56,10 +56,9 @@ impl Site {
             ground,
             store,
         };
-        let admin = site
-            .anybody()
-            .log_in("admin@localhost", crate::harness::ADMIN_PASSWORD)
-            .await;
+        let anybody = site.anybody();
+        let log_in = anybody.log_in("admin@localhost", ADMIN_PASSWORD);
+        let admin = Box::pin(log_in).await;
         put_image(&admin, "guest", None).await;
         put_image(&admin, "layered", Some("base.qcow2")).await;
         site
