@@ -237,6 +237,7 @@ impl App {
             providers: providers.clone(),
             deployment: keyring.deployment(),
             care: care(settings),
+            since: store.now(),
         };
         let outside = Outside {
             providers: providers.clone(),

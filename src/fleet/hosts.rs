@@ -7,13 +7,12 @@ use sea_orm::ActiveValue::Set;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Keeper, scale::Idle, unless_overtaken};
+use super::{Keeper, lost, scale::Idle, unless_overtaken};
 use crate::{
     domain::{
         container::{ContainerEvent, ContainerState},
         host::{HostEvent, HostStatus},
         policy::Viewer,
-        virtual_machine::{MachineEvent, MachineState},
     },
     error::StoreError,
     providers::{Address, Node, NodeHealth, has_nodes},
@@ -22,9 +21,9 @@ use crate::{
         clusters::{self, Model as Cluster},
         containers::{self, Place},
         hosts::{self, ActiveModel, Model, NewHost},
-        machines, tasks,
+        machines,
     },
-    tasks::{create_container::request_again, locked, machine},
+    tasks::{create_container::request_again, locked},
 };
 
 /// How often it is written down that an engine's node is well.
@@ -237,30 +236,6 @@ async fn conclude(keeper: &Keeper, host: &Model) -> Result<(), StoreError> {
         }
         tx.commit().await?;
     }
-    lose_machines(keeper, place).await
-}
-
-/// Nobody can tell how the machines of a silent host are. They are not made elsewhere: their disks are where they were.
-async fn lose_machines(keeper: &Keeper, place: Place) -> Result<(), StoreError> {
-    let states = [
-        MachineState::Booting,
-        MachineState::Running,
-        MachineState::Stopping,
-    ];
-    for row in machines::unscoped_in(keeper.store.db(), place, &states).await? {
-        let mut tx = keeper.store.begin().await?;
-        let Some((live, row)) = machine::locked(&tx, row.id()).await? else {
-            continue;
-        };
-        let patch = <machines::ActiveModel as Default>::default();
-        match machines::transition(&mut tx, &row, MachineEvent::LostHost, patch).await {
-            Err(StoreError::Illegal(_)) => continue,
-            lost => lost?,
-        };
-        for task in &live {
-            tasks::request_cancel(&mut tx, task).await?;
-        }
-        tx.commit().await?;
-    }
-    Ok(())
+    let running = machines::unscoped_in(keeper.store.db(), place, &lost::STATES).await?;
+    lost::lose(keeper, running).await
 }

@@ -12,6 +12,7 @@ mod hosts;
 mod kept;
 mod listen;
 mod logs;
+mod lost;
 mod machines;
 mod plan;
 mod reconcile;
@@ -19,7 +20,7 @@ mod scale;
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -77,6 +78,8 @@ pub struct Keeper {
     /// What tells this deployment's containers from another's on the same engine.
     pub deployment: String,
     pub care: Care,
+    /// When this worker began.
+    pub since: DateTime<Utc>,
 }
 
 impl Keeper {
@@ -130,6 +133,7 @@ impl Keeper {
     async fn round(&self, idle: &mut scale::Idle) -> Result<(), StoreError> {
         hosts::ask_engines(self, idle).await?;
         hosts::notice_silence(self).await?;
+        lost::notice_silence(self).await?;
         expiry::end_unused(self).await?;
         expiry::fill_pools(self).await
     }

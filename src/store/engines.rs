@@ -1,6 +1,6 @@
 //! How the engines are, by the last look at each.
 
-use sea_orm::{ActiveValue::Set, QuerySelect as _, entity::prelude::*};
+use sea_orm::{ActiveValue::Set, ConnectionTrait, QuerySelect as _, entity::prelude::*};
 
 use super::{Store, scoped::Scoped};
 use crate::{
@@ -120,6 +120,19 @@ pub async fn record(
     }
     tx.commit().await?;
     Ok(row)
+}
+
+/// Those of these kinds that nobody has looked at since `before`.
+pub async fn unscoped_unseen(
+    db: &impl ConnectionTrait,
+    kinds: &[&str],
+    before: DateTimeUtc,
+) -> Result<Vec<Model>, StoreError> {
+    let unseen = Entity::find()
+        .filter(Column::Provider.is_in(kinds.iter().copied()))
+        .filter(Column::LookedAt.lt(before))
+        .limit(1000);
+    Ok(unseen.all(db).await?)
 }
 
 impl Model {

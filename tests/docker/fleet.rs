@@ -163,7 +163,10 @@ async fn two_hundred_containers_come_and_go_and_nothing_is_left_over() {
     .await;
     // No task has failed: one that found its container given up meanwhile has been cancelled.
     let failed = "{ tasks(first: 100, filter: {state: {eq: FAILED}}) { nodes { kind error { code message } } } }";
-    assert_eq!(admin.ask(failed).await.ok("/tasks/nodes"), serde_json::json!([]));
+    assert_eq!(
+        admin.ask(failed).await.ok("/tasks/nodes"),
+        serde_json::json!([])
+    );
     drop((workers, web));
     ground.clear().await;
 }

@@ -20,6 +20,12 @@ async fn host(world: &mut World, name: &str) -> Arc<SimulatedMachines> {
         QUICK,
     );
     let engine = Arc::new(engine);
+    again(world, name, &engine).await;
+    engine
+}
+
+/// A worker on a host whose machines are there.
+async fn again(world: &mut World, name: &str, engine: &Arc<SimulatedMachines>) {
     let own = Address {
         provider: "simulated-machines".to_owned(),
         endpoint: Some(name.to_owned()),
@@ -39,7 +45,6 @@ async fn host(world: &mut World, name: &str) -> Arc<SimulatedMachines> {
     };
     let app = App::start(&world.ground.load(), seams, role).await.unwrap();
     world.apps.push(app);
-    engine
 }
 
 #[tokio::test]
@@ -50,7 +55,9 @@ async fn each_machine_is_worked_on_where_it_is() {
     }
     let ground = crate::harness::Ground::new()
         .await
-        .with("RECONCILE_SECONDS", "1");
+        .with("RECONCILE_SECONDS", "1")
+        .with("HEARTBEAT_SECONDS", "1")
+        .with("HOST_STALE_SECONDS", "3");
     let mut world = World::on(ground, QUICK, &[]).await;
     let (west, east) = (
         host(&mut world, "west").await,
@@ -95,6 +102,22 @@ async fn each_machine_is_worked_on_where_it_is() {
         );
     }
     start(&ada, &made[0]).await;
+
+    // A host whose worker is gone: nobody can tell how its machines are, until it is back.
+    for machine in &made[1..] {
+        start(&ada, machine).await;
+    }
+    let of_east = east.list().await.unwrap();
+    world.apps.pop().unwrap().stop().await;
+    for machine in &made {
+        let is_east = of_east.iter().any(|there| there.id == id(machine));
+        let state = if is_east { "UNKNOWN" } else { "RUNNING" };
+        ada.machine_in(machine, state).await;
+    }
+    again(&mut world, "east", &east).await;
+    for machine in &made {
+        ada.machine_in(machine, "RUNNING").await;
+    }
     for machine in &made {
         ada.with_machine("deleteVirtualMachine", machine, "")
             .await
