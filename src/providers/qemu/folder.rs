@@ -18,6 +18,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::remains::{remove_attempt, remove_tree};
 use crate::{
     domain::{Id, entropy::secret_bytes, id::VirtualMachine, keyring::hex},
     providers::instance_name,
@@ -135,7 +136,7 @@ impl Place {
     /// An empty folder to make the machine in; what a killed attempt has left there goes.
     pub(super) fn begin(&self) -> io::Result<PathBuf> {
         let making = self.beside(MAKING);
-        remove_tree(&making)?;
+        remove_attempt(&making)?;
         make_folder(&making)?;
         make_folder(&seed_in(&making))?;
         make_folder(&firmware_in(&making))?;
@@ -280,7 +281,7 @@ pub(super) fn sweep(root: &Path) -> io::Result<()> {
     for prefix in [MAKING, REMOVING] {
         for place in named(root, prefix)? {
             if let Some(lock) = place.try_lock()? {
-                remove_tree(&place.beside(prefix))?;
+                remove_attempt(&place.beside(prefix))?;
                 if !place.is_there() {
                     lock.forget();
                 }
@@ -323,13 +324,6 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn make_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
-}
-
-fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// Bytes a folder takes on the disk.

@@ -15,6 +15,7 @@ mod life;
 mod process;
 mod program;
 mod qmp;
+mod remains;
 mod room;
 mod seed;
 mod watch;

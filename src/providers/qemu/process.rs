@@ -40,11 +40,20 @@ impl Process {
     /// All that were started with this pid file, by their command lines: for a worker that was killed before QEMU had
     /// written it.
     pub(super) fn all_with(pid_file: &Path) -> Vec<Self> {
-        let Ok(entries) = fs::read_dir("/proc") else {
-            return Vec::new();
-        };
-        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        pids.filter_map(|pid| Self::read(pid, pid_file)).collect()
+        all(|pid| Self::read(pid, pid_file))
+    }
+
+    /// All that were told of `file`, by their command lines: a tool goes on when the worker that has started it is killed.
+    pub(super) fn all_on(file: &Path) -> Vec<Self> {
+        let file = file.as_os_str().as_encoded_bytes();
+        all(|pid| {
+            let started = Stat::of(pid)?.started;
+            let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let mut arguments = line.split(|byte| *byte == 0);
+            arguments
+                .any(|argument| argument == file)
+                .then_some(Self { pid, started })
+        })
     }
 
     pub(super) fn is_alive(self) -> bool {
@@ -76,6 +85,14 @@ impl Process {
             memory_bytes: kibibytes * 1024,
         })
     }
+}
+
+fn all(read: impl Fn(i32) -> Option<Process>) -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter_map(read).collect()
 }
 
 /// There is no pid file, or nothing in it.
