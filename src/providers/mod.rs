@@ -2,9 +2,14 @@
 //!
 //! To add one: its file, its line in [`engines`], and its line in the conformance suite (`tests/providers`, `tests/machines`).
 
+mod cloud_init;
+mod console_log;
 mod docker;
 mod engines;
+mod host_ports;
 mod hypervisor;
+mod image_files;
+mod program;
 mod qemu;
 mod simulated;
 mod swarm;

@@ -10,8 +10,7 @@ use std::{
 
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 
-use super::program::moment;
-use crate::providers::{Line, Start};
+use super::{Line, Start, program::moment};
 
 /// Longest line, in bytes; what never ends one is cut.
 const LONGEST_LINE: usize = 8 * 1024;
