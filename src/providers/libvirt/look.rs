@@ -211,7 +211,9 @@ pub(super) fn id_of(name: &str) -> Option<Id<VirtualMachine>> {
 fn read(text: &str) -> Vec<Found> {
     let mut doing = HashMap::new();
     let (mut name, mut state) = (None, 0);
-    for line in text.lines() {
+    // A domain's own texts may look like the lines before the domains.
+    let states = text.split("<domain type").next().unwrap_or_default();
+    for line in states.lines() {
         let line = line.trim();
         if let Some(rest) = line.strip_prefix("Domain: '") {
             name = id_of(rest.trim_end_matches('\''));

@@ -38,7 +38,7 @@ impl Host {
         }
         if found.has_process() {
             self.keep_running(&found, &name).await?;
-            return self.make_known(&domain, &name).await;
+            return self.make_known(&domain, snapshot).await;
         }
         let create = ["snapshot-create-as", &domain, &name, "--atomic"];
         self.virsh.ask(&create).await.map(drop)
@@ -107,10 +107,13 @@ impl Host {
     }
 
     /// Tells libvirt of a snapshot that the disk has.
-    async fn make_known(&self, domain: &str, name: &str) -> Result<(), ProviderError> {
+    async fn make_known(&self, domain: &str, snapshot: Id<Snapshot>) -> Result<(), ProviderError> {
+        // libvirt reads none without a time; its id has one, in seconds since 1970.
+        let made = snapshot.uuid().get_timestamp();
+        let made = made.map_or(0, |time| time.to_unix().0).max(1);
         let definition = self.virsh.ask(&["dumpxml", "--inactive", domain]).await?;
         let xml = format!(
-            "<domainsnapshot><name>{name}</name><state>shutoff</state><memory snapshot='no'/>\
+            "<domainsnapshot><name>{snapshot}</name><state>shutoff</state><creationTime>{made}</creationTime><memory snapshot='no'/>\
              <disks><disk name='vda' snapshot='internal'/><disk name='vdb' snapshot='no'/></disks>\
              {definition}</domainsnapshot>"
         );
