@@ -1,6 +1,7 @@
-//! What every engine of virtual machines has to do, whichever it is; `qemu.rs` holds real ones to it.
+//! What every engine of virtual machines has to do, whichever it is; `qemu.rs` and `libvirt.rs` hold real ones to it.
 
 mod laws;
+mod typing;
 
 /// Every law as a test of its own, on a new stage.
 macro_rules! held_to_the_laws {
@@ -31,6 +32,7 @@ macro_rules! held_to_the_laws {
     };
 }
 
+mod libvirt;
 mod qemu;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@
 #   docker     a real Docker engine: conformance, containers end to end, a killed worker, an agent beside it
 #   swarm      real swarms: conformance on one node, and three nodes of which one is cut off and one is killed
 #   qemu       real virtual machines: conformance, crashes, kills at every step, a host without room, the whole service
+#   libvirt    the same machines of a real libvirt: conformance, and one reached as if it were on another host
 #   doc        documentation tests and the documentation itself
 #   browser    the console in Chromium, and client libraries
 #   schema     what this change of schema.graphql is to clients
@@ -19,7 +20,7 @@
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-ALL="lint sqlite postgres simulation processes chaos docker swarm qemu doc browser schema"
+ALL="lint sqlite postgres simulation processes chaos docker swarm qemu libvirt doc browser schema"
 PARTS="${*:-$ALL}"
 RUN="$(mktemp -d /tmp/main-webserver-tests.XXXXXX)"
 PIDS=()
@@ -37,7 +38,8 @@ stop_servers() {
     done
     [ -n "${BRIDGE:-}" ] && ip link delete "$BRIDGE" 2>/dev/null
     [ -n "${NET:-}" ] && stop_swarm
-    [ -n "${TEST_QEMU_DIRECTORY:-}" ] && stop_machines
+    [ -n "${TEST_QEMU_DIRECTORY:-}" ] && stop_machines "$TEST_QEMU_DIRECTORY"
+    [ -n "${TEST_LIBVIRT_DIRECTORY:-}" ] && stop_machines "$TEST_LIBVIRT_DIRECTORY"
     # A killed engine may leave mounts behind.
     grep -o " $RUN/[^ ]*" /proc/mounts 2>/dev/null | sort -r | while read -r mount; do umount -l "$mount"; done
     rm -rf "$RUN"
@@ -207,12 +209,54 @@ make_images() {
             -c 'CMD ["sh", "-c", "echo I am ill; sleep 600"]' - unhealthy:test >/dev/null
 }
 
+# stop_machines FOLDER: those with their disks in it.
 stop_machines() {
     local line
     for line in /proc/[0-9]*/cmdline; do
-        { tr '\0' ' ' <"$line"; } 2>/dev/null | grep -q "^qemu-system-x86_64 .*$TEST_QEMU_DIRECTORY/" || continue
+        { tr '\0' ' ' <"$line"; } 2>/dev/null | grep -q "^[^ ]*qemu-system-x86_64 .*$1/" || continue
         line="${line#/proc/}" && kill -9 "${line%/cmdline}" 2>/dev/null
     done
+}
+
+# A libvirt that has nothing of the machine's own: its files are in folders of this run, which it alone sees in their
+# places. It is reached by its socket, and by TCP as that of another host would be.
+start_libvirt() {
+    [ -n "${TEST_LIBVIRT_URI:-}" ] && return 0
+    package libvirtd libvirt-daemon-system libvirt-daemon-driver-qemu && package virsh libvirt-clients &&
+        package unshare util-linux || return 1
+    make_guest || return 1
+    local home="$RUN/v" port pool daemon
+    port="$(free_port)"
+    mkdir -p "$home"/{run,var,etc,log,cache,pools/machines} && cp -r "$TEST_QEMU_IMAGES" "$home/pools/images" &&
+        cp "$TEST_QEMU_IMAGES/../secret" "$home/pools/secret" || return 1
+    # One that is in no pool.
+    qemu-img rebase -u -f qcow2 -b "$home/pools/secret" -F raw "$home/pools/images/outside.qcow2" || return 1
+    printf '%s\n' 'security_driver = "none"' 'user = "root"' 'group = "root"' 'cgroup_controllers = []' \
+        'remember_owner = 0' 'namespaces = []' >"$home/etc/qemu.conf"
+    printf '%s\n' 'auth_unix_ro = "none"' 'auth_unix_rw = "none"' 'auth_tcp = "none"' 'listen_tls = 0' 'listen_tcp = 1' \
+        'listen_addr = "127.0.0.1"' "tcp_port = \"$port\"" >"$home/etc/libvirtd.conf"
+    : >"$home/etc/virtlogd.conf" && : >"$home/etc/virtlockd.conf"
+    cat >"$home/start" <<'END'
+cd "$1" || exit 1
+for folder in run:/run/libvirt var:/var/lib/libvirt etc:/etc/libvirt log:/var/log/libvirt cache:/var/cache/libvirt; do
+    mkdir -p "${folder#*:}" && mount --bind "$1/${folder%%:*}" "${folder#*:}" || exit 1
+done
+# One after the other, so that each is known by its number.
+case $2 in
+    log) exec virtlogd --pid-file "$1/virtlogd.pid" ;;
+    *) exec libvirtd --listen --pid-file "$1/libvirtd.pid" ;;
+esac
+END
+    for daemon in log machines; do
+        unshare --mount --propagation private bash "$home/start" "$home" $daemon >"$RUN/libvirt-$daemon.log" 2>&1 </dev/null &
+        PIDS+=($!)
+    done
+    local uri="qemu:///system?socket=$home/run/libvirt-sock"
+    wait_until 60 virsh -q -c "$uri" version || { tail -5 "$RUN/libvirt-machines.log"; return 1; }
+    for pool in machines images; do
+        virsh -q -c "$uri" "pool-define-as $pool dir --target $home/pools/$pool; pool-start $pool" || return 1
+    done
+    export TEST_LIBVIRT_URI="$uri" TEST_LIBVIRT_FAR_URI="qemu+tcp://127.0.0.1:$port/system" TEST_LIBVIRT_DIRECTORY="$home/pools"
 }
 
 start_servers() { package python3 python3-minimal && start_postgres && start_redis; }
@@ -228,7 +272,8 @@ part_sqlite() {
 
 part_postgres() {
     start_servers || return 3
-    cargo nextest run --locked --no-fail-fast -E 'binary(it) and not test(/^(docker|swarm|machines::qemu|virtual_machines::qemu|processes|chaos|simulation)::/)'
+    cargo nextest run --locked --no-fail-fast \
+        -E 'binary(it) and not test(/^(docker|swarm|machines::(qemu|libvirt)|virtual_machines::qemu|processes|chaos|simulation)::/)'
 }
 
 part_simulation() {
@@ -270,6 +315,12 @@ part_qemu() {
     # Two at a time: each guest has a processor for itself, so that it is up in seconds.
     cargo nextest run --locked --no-fail-fast --ignore-default-filter -j 2 --success-output immediate \
         -E 'test(/^((machines|virtual_machines)::qemu|providers::qemu::accel)::/)'
+}
+
+part_libvirt() {
+    package python3 python3-minimal && start_libvirt || return 3
+    # One at a time, as in part qemu; and each leaves nothing to the next.
+    cargo nextest run --locked --no-fail-fast --ignore-default-filter -j 1 -E 'test(/^machines::libvirt::/)'
 }
 
 part_doc() {

@@ -90,7 +90,7 @@ pub const KEYS: &[(&str, &str, &str)] = &[
     ),
     (
         "MACHINE_PROVIDER",
-        "auto, qemu or simulated [auto]",
+        "auto, qemu, libvirt or simulated [auto]",
         "engine of virtual machines; auto takes QEMU when it is installed",
     ),
     (
@@ -102,6 +102,21 @@ pub const KEYS: &[(&str, &str, &str)] = &[
         "MACHINE_IMAGE_DIR",
         "a folder [images in DATA_DIR]",
         "where the images of machines are",
+    ),
+    (
+        "LIBVIRT_URI",
+        "qemu://… or qemu+…://… [qemu:///system]",
+        "the libvirt of machines, when they are its; reached by virsh",
+    ),
+    (
+        "LIBVIRT_POOL",
+        "a name [main-webserver]",
+        "libvirt's pool, a folder, that machines' disks are in",
+    ),
+    (
+        "LIBVIRT_IMAGE_POOL",
+        "a name [main-webserver-images]",
+        "libvirt's pool, a folder, that the images of machines are in",
     ),
     (
         "MACHINE_ACCEL",

@@ -3,15 +3,11 @@
 //! To add one: a field of [`Settings`], its line in [`KEYS`], and its reading in [`Settings::load`].
 
 mod keys;
+mod machines;
 mod secret;
 mod sources;
 
-use std::{
-    net::IpAddr,
-    path::{Path, PathBuf},
-    str::FromStr,
-    time::Duration,
-};
+use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 pub use keys::KEYS;
 pub use secret::Secret;
@@ -69,15 +65,20 @@ pub enum ProviderChoice {
 pub enum MachineProviderChoice {
     Auto,
     Qemu,
+    Libvirt,
     Simulated,
 }
 
-/// Where QEMU has its machines and images, and what it leaves to its host.
+/// Where QEMU or libvirt has its machines and images, and what it leaves to its host.
 #[derive(Debug, Clone)]
 pub struct Machines {
     pub provider: MachineProviderChoice,
     pub directory: PathBuf,
     pub images: PathBuf,
+    /// The connection URI of libvirt, and the names of its pools of machines and of images.
+    pub libvirt_uri: String,
+    pub libvirt_pool: String,
+    pub libvirt_image_pool: String,
     pub accel: AccelChoice,
     pub disk_reserve_bytes: u64,
     pub memory_reserve_bytes: u64,
@@ -183,7 +184,7 @@ impl Settings {
                 .text("DATA_DIR")
                 .unwrap_or_else(|| ".data".to_owned()),
         );
-        let machines = machines(sources, &data_dir)?;
+        let machines = machines::read(sources, &data_dir)?;
         let settings = Self {
             host: sources.parse("HOST", "127.0.0.1")?,
             port: sources.parse("PORT", "7730")?,
@@ -375,38 +376,6 @@ fn admin_password(sources: &Sources) -> Result<Option<Secret>, ConfigError> {
         Ok(_) => Ok(Some(Secret::new(text))),
         Err(refused) => Err(sources.refuse("ADMIN_PASSWORD", refused.0)),
     }
-}
-
-fn machines(sources: &Sources, data_dir: &Path) -> Result<Machines, ConfigError> {
-    let folder = |key, name: &str| {
-        let path = sources.text(key).map(PathBuf::from);
-        path.unwrap_or_else(|| data_dir.join(name))
-    };
-    let mebibytes = |key, usual| Ok(sources.number(key, usual, 0..=1_000_000_000_u64)? << 20);
-    Ok(Machines {
-        provider: sources.one_of(
-            "MACHINE_PROVIDER",
-            &[
-                ("auto", MachineProviderChoice::Auto),
-                ("qemu", MachineProviderChoice::Qemu),
-                ("simulated", MachineProviderChoice::Simulated),
-            ],
-        )?,
-        directory: folder("MACHINE_DIR", "machines"),
-        images: folder("MACHINE_IMAGE_DIR", "images"),
-        accel: sources.one_of(
-            "MACHINE_ACCEL",
-            &[
-                ("auto", AccelChoice::Auto),
-                ("kvm", AccelChoice::Kvm),
-                ("tcg", AccelChoice::Tcg),
-            ],
-        )?,
-        disk_reserve_bytes: mebibytes("MACHINE_DISK_RESERVE_MEBIBYTES", &1024)?,
-        memory_reserve_bytes: mebibytes("MACHINE_MEMORY_RESERVE_MEBIBYTES", &512)?,
-        per_owner: sources.number("MACHINES_PER_OWNER", &20, 1..=1_000_000)?,
-        orphan_grace: seconds(sources, "MACHINE_ORPHAN_SECONDS", 604_800, 0..=31_536_000)?,
-    })
 }
 
 fn docker_host(sources: &Sources) -> Result<String, ConfigError> {

@@ -113,7 +113,7 @@ static ENGINE: Noun = Noun {
             "provider",
             &[("provider", Text)],
             Kind::Text,
-            "Its kind: `docker`, `swarm`, `simulated`, `qemu` or `simulated-machines`.",
+            "Its kind: `docker`, `swarm`, `simulated`, `qemu`, `libvirt` or `simulated-machines`.",
         )
         .filtered()
         .ordered()

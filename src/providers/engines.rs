@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Accel, Docker, Engine as _, Faults, Hypervisor, Provider, Qemu, QemuSettings, Simulated,
-    SimulatedMachines, Swarm, docker, qemu, simulated, swarm,
+    Accel, Docker, Engine as _, Faults, Hypervisor, Libvirt, LibvirtSettings, Provider, Qemu,
+    QemuSettings, Simulated, SimulatedMachines, Swarm, docker, libvirt, qemu, simulated, swarm,
 };
 use crate::{
     config::{AccelChoice, MachineProviderChoice, ProviderChoice, Settings},
@@ -18,7 +18,7 @@ use crate::{
 /// The kinds of engines of containers.
 pub const KINDS: [&str; 3] = [docker::NAME, swarm::NAME, simulated::NAME];
 /// The kinds of engines of virtual machines.
-pub const MACHINE_KINDS: [&str; 2] = [qemu::NAME, simulated::MACHINES];
+pub const MACHINE_KINDS: [&str; 3] = [qemu::NAME, libvirt::NAME, simulated::MACHINES];
 
 /// Whether engines of this kind have several computers and choose among them.
 pub fn has_nodes(kind: &str) -> bool {
@@ -28,6 +28,12 @@ pub fn has_nodes(kind: &str) -> bool {
 /// Whether engines of this kind run virtual machines, and no containers.
 pub fn runs_machines(kind: &str) -> bool {
     MACHINE_KINDS.contains(&kind)
+}
+
+/// Whether an engine of this kind is reached at an address, so that a cluster may name it; the others of machines are the
+/// workers' own.
+pub fn has_address(kind: &str) -> bool {
+    kind == libvirt::NAME || !runs_machines(kind)
 }
 
 /// Which engine: its kind, and where it is unless it is the worker's own.
@@ -206,39 +212,69 @@ async fn of_containers(
 /// The engines of virtual machines alone, for who only opens their consoles.
 ///
 /// QEMU is on the worker's own host: its address names the directory its machines are in, so that no other host is asked
-/// about them. Workers with the same directory share its machines.
+/// about them. Workers with the same directory share its machines. libvirt is where its URI says, and every worker reaches
+/// it: that of the settings, and those of clusters.
 pub async fn of_machines(
     settings: &Settings,
     clock: Arc<dyn Clock>,
     entropy: Arc<Entropy>,
 ) -> Engines<dyn Hypervisor> {
-    let machines = &settings.machines;
+    let machines = settings.machines.clone();
+    let accel = match machines.accel {
+        AccelChoice::Auto => Accel::Auto,
+        AccelChoice::Kvm => Accel::Kvm,
+        AccelChoice::Tcg => Accel::Tcg,
+    };
     let qemu = Qemu::at(QemuSettings {
         directory: machines.directory.clone(),
         images: machines.images.clone(),
-        accel: match machines.accel {
-            AccelChoice::Auto => Accel::Auto,
-            AccelChoice::Kvm => Accel::Kvm,
-            AccelChoice::Tcg => Accel::Tcg,
-        },
+        accel,
         disk_reserve_bytes: machines.disk_reserve_bytes,
         memory_reserve_bytes: machines.memory_reserve_bytes,
     });
-    let is_qemu = match machines.provider {
-        MachineProviderChoice::Qemu => true,
-        MachineProviderChoice::Simulated => false,
-        MachineProviderChoice::Auto => qemu.ping().await.is_ok(),
+    let uri = machines.libvirt_uri.clone();
+    let choice = match machines.provider {
+        MachineProviderChoice::Auto if qemu.ping().await.is_ok() => MachineProviderChoice::Qemu,
+        MachineProviderChoice::Auto => MachineProviderChoice::Simulated,
+        chosen => chosen,
     };
-    if !is_qemu {
-        let simulated = SimulatedMachines::new(clock, entropy, Faults::default());
-        return Engines::alone(address(simulated::MACHINES), Arc::new(simulated));
-    }
-    let endpoint = qemu.identity().await.inspect_err(|error| {
-        tracing::warn!(%error, "no machine can be on this host");
-    });
-    let own = Address {
-        provider: qemu::NAME.to_owned(),
-        endpoint: endpoint.ok(),
+    let open = move |name: &str, endpoint: Option<&str>| -> Option<Arc<dyn Hypervisor>> {
+        (name == libvirt::NAME).then(|| {
+            let engine = Libvirt::at(LibvirtSettings {
+                uri: endpoint.unwrap_or(&machines.libvirt_uri).to_owned(),
+                pool: machines.libvirt_pool.clone(),
+                image_pool: machines.libvirt_image_pool.clone(),
+                accel,
+                disk_reserve_bytes: machines.disk_reserve_bytes,
+                memory_reserve_bytes: machines.memory_reserve_bytes,
+            });
+            Arc::new(engine) as Arc<dyn Hypervisor>
+        })
     };
-    Engines::alone(own, Arc::new(qemu))
+    let (own, default): (_, Arc<dyn Hypervisor>) = match choice {
+        MachineProviderChoice::Libvirt => {
+            let own = Address {
+                provider: libvirt::NAME.to_owned(),
+                endpoint: Some(uri),
+            };
+            #[expect(clippy::expect_used, reason = "the name is the one it knows")]
+            let engine = open(libvirt::NAME, own.endpoint.as_deref()).expect("a kind of ours");
+            (own, engine)
+        }
+        MachineProviderChoice::Auto | MachineProviderChoice::Simulated => {
+            let simulated = SimulatedMachines::new(clock, entropy, Faults::default());
+            (address(simulated::MACHINES), Arc::new(simulated))
+        }
+        MachineProviderChoice::Qemu => {
+            let endpoint = qemu.identity().await.inspect_err(|error| {
+                tracing::warn!(%error, "no machine can be on this host");
+            });
+            let own = Address {
+                provider: qemu::NAME.to_owned(),
+                endpoint: endpoint.ok(),
+            };
+            (own, Arc::new(qemu))
+        }
+    };
+    Engines::new(default, own, open)
 }

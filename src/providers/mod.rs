@@ -2,9 +2,15 @@
 //!
 //! To add one: its file, its line in [`engines`], and its line in the conformance suite (`tests/providers`, `tests/machines`).
 
+mod cloud_init;
+mod console_log;
 mod docker;
 mod engines;
+mod host_ports;
 mod hypervisor;
+mod image_files;
+mod libvirt;
+mod program;
 mod qemu;
 mod simulated;
 mod swarm;
@@ -15,11 +21,12 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 pub use docker::{About, Docker};
 pub use engines::{
-    Address, Engines, KINDS, MACHINE_KINDS, Providers, from_settings, has_nodes, of_machines,
-    runs_machines,
+    Address, Engines, KINDS, MACHINE_KINDS, Providers, from_settings, has_address, has_nodes,
+    of_machines, runs_machines,
 };
 use futures_util::stream::BoxStream;
 pub use hypervisor::{Console, ConsoleKind, Guest, Hypervisor, Image, Usage};
+pub use libvirt::{Libvirt, LibvirtSettings};
 pub use qemu::{Accel, Qemu, QemuSettings};
 pub use simulated::{Faults, Given, Simulated, SimulatedMachines};
 pub use swarm::Swarm;

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use sea_orm::{ActiveValue::Set, JsonValue};
 use serde_json::json;
 
-use super::{Services, may_with_all, signed_in};
+use super::{Services, endpoints::endpoint_of, may_with_all, signed_in};
 use crate::{
     auth::SecretToken,
     domain::{
@@ -90,7 +90,10 @@ impl Services {
             name: name.as_str().to_owned(),
             region: region.id(),
             provider: wanted.provider.to_owned(),
-            endpoint: wanted.endpoint.map(endpoint).transpose()?,
+            endpoint: wanted
+                .endpoint
+                .map(|text| endpoint_of(wanted.provider, text))
+                .transpose()?,
             min_containers: wanted.min_containers,
             max_containers: wanted.max_containers,
             placement: wanted.placement,
@@ -365,20 +368,5 @@ fn bounds(min: i32, max: i32) -> Result<(), AppError> {
     Err(AppError::Invalid {
         field: "maxContainers",
         reason: format!("0 <= minContainers <= maxContainers <= {MOST} is expected"),
-    })
-}
-
-/// The address of an engine.
-pub(super) fn endpoint(text: &str) -> Result<String, AppError> {
-    let is_known = ["unix://", "tcp://", "http://"]
-        .iter()
-        .any(|scheme| text.starts_with(scheme) && text.len() > scheme.len());
-    let is_plain = text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if is_known && is_plain {
-        return Ok(text.to_owned());
-    }
-    Err(AppError::Invalid {
-        field: "endpoint",
-        reason: "unix://… or tcp://… is expected".to_owned(),
     })
 }

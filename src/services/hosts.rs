@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use sea_orm::ActiveValue::Set;
 use serde_json::json;
 
-use super::{Services, as_host, clusters::endpoint};
+use super::{Services, as_host, endpoints::endpoint};
 use crate::{
     auth::{HostCredential, SecretToken},
     domain::{

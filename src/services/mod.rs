@@ -5,6 +5,7 @@ pub mod admission;
 pub mod catalogue;
 pub mod clusters;
 pub mod containers;
+mod endpoints;
 pub mod hosts;
 pub mod images;
 pub mod logs;

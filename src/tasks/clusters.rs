@@ -34,9 +34,9 @@ use crate::{
 };
 
 /// The kinds of engines a cluster may have.
-pub const ENGINES: [&str; 5] = {
-    let ([docker, swarm, simulated], [qemu, machines]) = (KINDS, MACHINE_KINDS);
-    [docker, swarm, simulated, qemu, machines]
+pub const ENGINES: [&str; 6] = {
+    let ([docker, swarm, simulated], [qemu, libvirt, machines]) = (KINDS, MACHINE_KINDS);
+    [docker, swarm, simulated, qemu, libvirt, machines]
 };
 pub use crate::providers::runs_machines;
 /// Time between two looks at what is left.

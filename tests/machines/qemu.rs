@@ -8,13 +8,13 @@ use std::{os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Durati
 use async_trait::async_trait;
 use main_webserver::{
     domain::{Entropy, Id, id::VirtualMachine},
-    providers::{
-        Accel, ConsoleKind, Engine as _, Given, Hypervisor as _, Image, Qemu, QemuSettings,
-    },
+    providers::{Accel, Given, Image, Qemu, QemuSettings},
 };
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
-use super::{Inside, READY, Stage};
+use super::{
+    Inside, READY, Stage,
+    typing::{said, typed},
+};
 use crate::harness::{directory::Directory, required};
 
 const BOOT: Duration = Duration::from_secs(60);
@@ -73,67 +73,31 @@ fn stage_of(real: Arc<Real>) -> Stage {
     }
 }
 
-impl Real {
-    /// Types a command on the console and waits for the line that begins with `answer`; the rest of it.
-    async fn command(&self, id: Id<VirtualMachine>, command: &str, answer: &str) -> String {
-        let console = self.qemu.console(id, ConsoleKind::Serial).await.unwrap();
-        let mut console = BufReader::new(console);
-        console
-            .get_mut()
-            .write_all(format!("{command}\n").as_bytes())
-            .await
-            .unwrap();
-        let heard = async {
-            loop {
-                let mut line = String::new();
-                assert_ne!(console.read_line(&mut line).await.unwrap(), 0, "{command}");
-                if let Some(rest) = line.trim().strip_prefix(answer) {
-                    return rest.trim().to_owned();
-                }
-            }
-        };
-        let waited = tokio::time::timeout(BOOT, heard).await;
-        waited.unwrap_or_else(|_| panic!("no answer to {command}"))
-    }
-
-    /// What the guest said of itself at its last start.
-    async fn said(&self, id: Id<VirtualMachine>, word: &str) -> String {
-        let lines = self.qemu.logs(id, 1000).await.unwrap();
-        let line = lines.iter().rev().find(|line| line.contains(READY));
-        let word = format!("{word}=");
-        let mut words = line.unwrap().split_whitespace();
-        words
-            .find_map(|said| said.strip_prefix(&word))
-            .unwrap()
-            .to_owned()
-    }
-}
-
 #[async_trait]
 impl Inside for Real {
     async fn given(&self, id: Id<VirtualMachine>) -> Given {
-        let kibibytes: u64 = self.said(id, "mem").await.parse().unwrap();
+        let kibibytes: u64 = said(&self.qemu, id, "mem").await.parse().unwrap();
         Given {
-            cpus: self.said(id, "cpus").await.parse().unwrap(),
+            cpus: said(&self.qemu, id, "cpus").await.parse().unwrap(),
             memory_bytes: kibibytes * 1024,
-            disk_bytes: self.said(id, "disk").await.parse().unwrap(),
+            disk_bytes: said(&self.qemu, id, "disk").await.parse().unwrap(),
         }
     }
 
     async fn write_disk(&self, id: Id<VirtualMachine>, text: &str) {
-        self.command(id, &format!("write {text}"), "written").await;
+        typed(&self.qemu, id, &format!("write {text}"), "written").await;
     }
 
     async fn read_disk(&self, id: Id<VirtualMachine>) -> String {
-        self.command(id, "read", "disk has").await
+        typed(&self.qemu, id, "read", "disk has").await
     }
 
     async fn panic(&self, id: Id<VirtualMachine>) {
-        self.command(id, "panic", "panicking").await;
+        typed(&self.qemu, id, "panic", "panicking").await;
     }
 
     async fn ignore_acpi(&self, id: Id<VirtualMachine>) {
-        self.command(id, "ignore-acpi", "ignoring").await;
+        typed(&self.qemu, id, "ignore-acpi", "ignoring").await;
     }
 
     async fn end(&self, _id: Id<VirtualMachine>) {
@@ -160,9 +124,9 @@ async fn a_guest_is_told_its_name_and_its_secret_and_nobody_else_is() {
         )
     };
     // By the firmware, and on the disk labelled for NoCloud.
-    assert_eq!(real.said(guest.id, "secret").await, digest);
-    assert_eq!(real.said(guest.id, "named").await, "guest-a");
-    assert_eq!(real.said(guest.id, "seeded").await, "yes");
+    assert_eq!(said(&real.qemu, guest.id, "secret").await, digest);
+    assert_eq!(said(&real.qemu, guest.id, "named").await, "guest-a");
+    assert_eq!(said(&real.qemu, guest.id, "seeded").await, "yes");
     let (_, line) = real.directory.processes().pop().unwrap();
     assert!(!line.contains(&guest.secret_key), "{line}");
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;

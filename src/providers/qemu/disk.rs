@@ -6,13 +6,15 @@ use serde_json::{Value, json};
 
 use super::{
     folder::Place,
-    image::{Disk, LOOK},
     program::{DISKS, failed, is_locked, moment, run},
     qmp::{LONG_ANSWER, ask, ask_with},
 };
 use crate::{
     domain::{Id, id::Snapshot},
-    providers::ProviderError,
+    providers::{
+        ProviderError,
+        image_files::{Disk, LOOK},
+    },
 };
 
 /// Longest writing of a disk's tables.

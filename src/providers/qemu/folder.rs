@@ -259,13 +259,12 @@ pub(super) fn identity(root: &Path) -> io::Result<String> {
     let (path, new) = (root.join(IDENTITY), hex(&secret_bytes::<8>()));
     if !path.exists() {
         let beside = root.join(format!("{IDENTITY}-{new}"));
-        fs::write(&beside, &new)?;
         // Of two that make it at once, one is first.
-        let linked = fs::hard_link(&beside, &path);
-        fs::remove_file(&beside)?;
+        let linked = fs::write(&beside, &new).and_then(|()| fs::hard_link(&beside, &path));
+        let removed = fs::remove_file(&beside);
         match linked {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+            _ => removed?,
         }
     }
     fs::read_to_string(&path)

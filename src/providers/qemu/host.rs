@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::{OnceCell, broadcast};
 
 use super::{
-    NAME, QemuSettings, console_log,
+    NAME, QemuSettings,
     folder::{Lock, Phase, Place, Record, machines, prepare},
     process::Process,
     program::{blocking, failed, file_error, moment},
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     domain::{Id, id::VirtualMachine},
-    providers::{Happened, Instance, ProviderError, Status, instance_name},
+    providers::{Happened, Instance, ProviderError, Status, console_log, instance_name},
 };
 
 /// Longest wait for another's attempt at the same machine.

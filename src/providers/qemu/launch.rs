@@ -7,16 +7,19 @@ use serde_json::json;
 use super::{
     accel, disk,
     folder::{Place, firmware_in, seed_in},
-    image, seed,
 };
-use crate::providers::Guest;
+use crate::providers::{
+    Guest,
+    cloud_init::{FIRMWARE, LABEL},
+    image_files,
+};
 
 /// What QEMU is told. It goes on by itself (`-daemonize`), so that a machine outlives the worker, and it stands still when
 /// its guest powers off or panics (`-action`): so an end in order is told from a killed process whoever looks, and whenever.
 pub(super) fn arguments(
     place: &Place,
     guest: &Guest,
-    image: &image::Found,
+    image: &image_files::Found,
     accel: accel::Found,
     ports: &BTreeMap<u16, u16>,
 ) -> Vec<String> {
@@ -49,7 +52,7 @@ pub(super) fn arguments(
     line.extend(consoles(place));
     line.extend(disks(place, &folder));
     line.extend(network(guest, ports));
-    line.extend(seed::FIRMWARE.map(|name| {
+    line.extend(FIRMWARE.map(|name| {
         let file = escaped(&firmware_in(&folder).join(name));
         [
             "-fw_cfg".to_owned(),
@@ -105,7 +108,7 @@ fn disks(place: &Place, folder: &Path) -> Vec<[String; 2]> {
     let seed = json!({
         "driver": "raw", "node-name": "seed", "read-only": true,
         "file": {
-            "driver": "vvfat", "dir": text(&seed_in(folder)), "label": "cidata",
+            "driver": "vvfat", "dir": text(&seed_in(folder)), "label": LABEL,
             "fat-type": 16, "floppy": false,
         },
     });
@@ -153,9 +156,9 @@ mod tests {
 
     #[test]
     fn no_secret_is_on_the_command_line_and_no_path_ends_an_option() {
-        let guest = seed::tests::guest();
+        let guest = crate::providers::cloud_init::tests::guest();
         let place = Place::new(guest.id, "/a,b".into());
-        let image = image::Found {
+        let image = image_files::Found {
             disk: None,
             kernel: Some("/images/vmlinuz".into()),
             initrd: None,

@@ -5,17 +5,17 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    accel, disk,
+    NAME, accel, disk,
     folder::{Lock, Phase, Place, Record, disk_in, keep_in},
     host::{Host, Look, gone, terminate, terminate_all},
-    image, launch,
+    launch,
     process::Process,
     program::{self, SYSTEM, blocking, failed, file_error, quota},
     qmp, room, seed,
 };
 use crate::{
     domain::{Id, id::VirtualMachine},
-    providers::{Guest, Instance, ProviderError, Status},
+    providers::{Guest, Instance, ProviderError, Status, host_ports, image_files},
 };
 
 /// Longest start of QEMU's own, before the guest's.
@@ -68,7 +68,7 @@ impl Host {
         known: Option<Look>,
         stop: &CancellationToken,
     ) -> Result<Instance<VirtualMachine>, ProviderError> {
-        let found = image::find(&self.settings.images, &guest.image).await?;
+        let found = image_files::find(NAME, &self.settings.images, &guest.image).await?;
         self.has_room(guest).await?;
         let (record, is_new) = match known {
             Some(look) => (look.record, false),
@@ -111,10 +111,10 @@ impl Host {
         &self,
         place: &Place,
         guest: &Guest,
-        found: &image::Found,
+        found: &image_files::Found,
     ) -> Result<Record, ProviderError> {
         if let Some(disk) = &found.disk {
-            image::verify(disk).await?;
+            image_files::verify(NAME, disk).await?;
         }
         let record = Record {
             id: guest.id.to_string(),
@@ -144,7 +144,7 @@ impl Host {
         &self,
         place: &Place,
         guest: &Guest,
-        found: &image::Found,
+        found: &image_files::Found,
         before: &Record,
     ) -> Result<(), ProviderError> {
         // One that an attempt has started which was then killed would have the disk.
@@ -176,7 +176,8 @@ impl Host {
     ) -> Result<Record, ProviderError> {
         let (place, guest, mut record) = (place.clone(), guest.clone(), before.clone());
         blocking(move || {
-            record.ports = room::for_ports(&guest.ports, guest.publish_address, &record.ports)?;
+            record.ports =
+                host_ports::free(NAME, &guest.ports, guest.publish_address, &record.ports)?;
             record.ip = Some(guest.publish_address.to_string());
             let write = || {
                 seed::write(&place.folder(), &guest)?;
@@ -291,7 +292,7 @@ fn go_on(stop: &CancellationToken) -> Result<(), ProviderError> {
 async fn make_in_place(
     place: &Place,
     guest: &Guest,
-    found: &image::Found,
+    found: &image_files::Found,
     record: &Record,
 ) -> Result<(), ProviderError> {
     let (its, told, kept) = (place.clone(), guest.clone(), record.clone());

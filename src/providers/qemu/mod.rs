@@ -5,11 +5,9 @@
 //! (`KillMode=process` of systemd).
 
 mod accel;
-mod console_log;
 mod disk;
 mod folder;
 mod host;
-mod image;
 mod launch;
 mod life;
 mod process;
@@ -33,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Console, ConsoleKind, Engine, Guest, Happened, Hypervisor, Image, Instance, Line,
-    ProviderError, Start, Usage,
+    ProviderError, Start, Usage, console_log, image_files,
 };
 use crate::domain::{
     Id,
@@ -162,11 +160,11 @@ impl Engine<VirtualMachine> for Qemu {
 #[async_trait]
 impl Hypervisor for Qemu {
     async fn check(&self, image: &Image) -> Result<u64, ProviderError> {
-        let found = image::find(&self.host.settings.images, image).await?;
+        let found = image_files::find(NAME, &self.host.settings.images, image).await?;
         let Some(disk) = found.disk else {
             return Ok(0);
         };
-        image::verify(&disk).await?;
+        image_files::verify(NAME, &disk).await?;
         Ok(disk.bytes)
     }
 

@@ -1,13 +1,8 @@
-//! Whether the host has room for one more machine: memory, disk, ports.
+//! Whether the host has room for one more machine: memory, disk.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    net::{IpAddr, TcpListener},
-    path::Path,
-};
+use std::{fs, path::Path};
 
-use super::program::{failed, file_error, quota, rejected};
+use super::program::{failed, file_error, quota};
 use crate::providers::ProviderError;
 
 /// Refuses when less than `wanted` and `reserve` bytes of memory are to be had.
@@ -73,40 +68,6 @@ pub(super) fn for_disk(folder: &Path, reserve: u64) -> Result<(), ProviderError>
     Ok(())
 }
 
-/// A free port of the host for each of the guest's, those of `before` where they are still free.
-pub(super) fn for_ports(
-    inside: &[u16],
-    address: IpAddr,
-    before: &BTreeMap<u16, u16>,
-) -> Result<BTreeMap<u16, u16>, ProviderError> {
-    if !inside.is_empty() && address.is_ipv6() {
-        let why = format!("ports are forwarded from IPv4 addresses only, not from {address}");
-        return Err(rejected(why));
-    }
-    // Held until all are found, so that none is found twice.
-    let mut held = Vec::new();
-    let mut found = BTreeMap::new();
-    for port in inside {
-        let known = before.get(port).copied();
-        let listener = known
-            .and_then(|known| TcpListener::bind((address, known)).ok())
-            .map_or_else(|| TcpListener::bind((address, 0)), Ok);
-        let opened = listener.and_then(|listener| {
-            let outside = listener.local_addr()?.port();
-            held.push(listener);
-            Ok(outside)
-        });
-        let outside = opened.map_err(|error| match error.kind() {
-            io::ErrorKind::AddrNotAvailable => {
-                rejected(format!("{address} is no address of this host"))
-            }
-            _ => quota(format!("no port of {address} could be had: {error}")),
-        })?;
-        found.insert(*port, outside);
-    }
-    Ok(found)
-}
-
 const fn mebibytes(bytes: u64) -> u64 {
     bytes >> 20
 }
@@ -130,15 +91,5 @@ mod tests {
         .unwrap();
         assert_eq!(left_to_group(root.path(), "0::/outer/inner\n"), Some(500));
         assert_eq!(left_to_group(root.path(), "0::/\n"), None);
-    }
-
-    #[test]
-    fn a_port_is_kept_while_it_is_free() {
-        let local = IpAddr::from([127, 0, 0, 1]);
-        let first = for_ports(&[80, 443], local, &BTreeMap::new()).unwrap();
-        assert_ne!(first[&80], first[&443]);
-        assert_eq!(for_ports(&[80, 443], local, &first).unwrap(), first);
-        let _taken = TcpListener::bind((local, first[&80])).unwrap();
-        assert_ne!(for_ports(&[80], local, &first).unwrap()[&80], first[&80]);
     }
 }

@@ -1,4 +1,4 @@
-//! What a machine writes on its serial port, as QEMU keeps it in a file.
+//! What a machine writes on its serial port, as it is kept in a file.
 
 use std::{
     fs::File,
@@ -10,8 +10,7 @@ use std::{
 
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 
-use super::program::moment;
-use crate::providers::{Line, Start};
+use super::{Line, Start, program::moment};
 
 /// Longest line, in bytes; what never ends one is cut.
 const LONGEST_LINE: usize = 8 * 1024;
@@ -89,21 +88,21 @@ fn tail(file: &File) -> io::Result<(u64, Vec<u8>)> {
 }
 
 /// Cuts bytes into lines, each marked with the place of its end in the file: the first has a mark above 0.
-struct Cutter {
+pub(super) struct Cutter {
     begun: Vec<u8>,
     /// Where the first byte that has not been added is.
     at: u64,
 }
 
 impl Cutter {
-    const fn new(at: u64) -> Self {
+    pub(super) const fn new(at: u64) -> Self {
         Self {
             begun: Vec::new(),
             at,
         }
     }
 
-    fn add(&mut self, bytes: &[u8]) -> Vec<Line> {
+    pub(super) fn add(&mut self, bytes: &[u8]) -> Vec<Line> {
         let mut whole = Vec::new();
         for byte in bytes {
             self.at += 1;
@@ -119,6 +118,11 @@ impl Cutter {
         whole
     }
 
+    /// Where the next byte to be added is.
+    pub(super) const fn at(&self) -> u64 {
+        self.at
+    }
+
     fn line(&mut self) -> Line {
         let mut bytes = std::mem::take(&mut self.begun);
         // A terminal's line ends with both, and a port that is set up writes nothings.
@@ -131,7 +135,7 @@ impl Cutter {
         }
     }
 
-    fn rest(&mut self) -> Option<Line> {
+    pub(super) fn rest(&mut self) -> Option<Line> {
         (!self.begun.is_empty()).then(|| self.line())
     }
 }

@@ -8,8 +8,10 @@ use std::{
 
 use serde_json::Value;
 
-use super::program::{DISKS, failed, run};
-use crate::providers::{Image, ProviderError};
+use super::{
+    Image, ProviderError,
+    program::{DISKS, Output, command, run},
+};
 
 /// Longest check of a disk's tables.
 const CHECK: Duration = Duration::from_secs(300);
@@ -37,7 +39,11 @@ pub(super) struct Disk {
 }
 
 /// Finds the files of an image below `folder`.
-pub(super) async fn find(folder: &Path, image: &Image) -> Result<Found, ProviderError> {
+pub(super) async fn find(
+    engine: &'static str,
+    folder: &Path,
+    image: &Image,
+) -> Result<Found, ProviderError> {
     let file = |name: &Option<String>| -> Result<Option<PathBuf>, ProviderError> {
         let name = name.as_deref();
         name.map(|name| inside(folder, Path::new(name)).map_err(|why| none(name, &why)))
@@ -49,7 +55,7 @@ pub(super) async fn find(folder: &Path, image: &Image) -> Result<Found, Provider
     }
     let disk = match (file(&image.disk)?, &image.disk) {
         (Some(path), Some(name)) => {
-            let found = layers(folder, &path).await;
+            let found = layers(engine, folder, &path).await;
             Some(found.map_err(|error| match error {
                 Fault::Image(why) => none(name, &why),
                 Fault::Engine(error) => error,
@@ -68,18 +74,18 @@ pub(super) async fn find(folder: &Path, image: &Image) -> Result<Found, Provider
 }
 
 /// Whether a disk's tables are whole. One without tables is what it is.
-pub(super) async fn verify(disk: &Disk) -> Result<(), ProviderError> {
+pub(super) async fn verify(engine: &'static str, disk: &Disk) -> Result<(), ProviderError> {
     if disk.format != "qcow2" {
         return Ok(());
     }
     let path = disk.path.display().to_string();
     // Shared, as machines run above it.
     let arguments = ["check", "-q", "-U", "-f", "qcow2", &path];
-    let checked = run(DISKS, arguments, CHECK).await?;
+    let checked = disks(engine, &arguments, CHECK).await?;
     match checked.code {
         // 3: clusters that nobody uses, which harm nobody.
         Some(0 | 3) => Ok(()),
-        None => Err(ended("the check of an image")),
+        None => Err(ended(engine, "the check of an image")),
         Some(_) => Err(none(
             &path,
             &format!("it is corrupt: {}", checked.complaint()),
@@ -93,10 +99,10 @@ enum Fault {
 }
 
 /// The disk, when all the layers below it are inside the folder, too: a header can name any file of the host.
-async fn layers(folder: &Path, path: &Path) -> Result<Disk, Fault> {
+async fn layers(engine: &'static str, folder: &Path, path: &Path) -> Result<Disk, Fault> {
     let (mut next, mut format, mut top) = (path.to_owned(), None, None);
     for _ in 0..DEEPEST {
-        let about = about(&next, format.as_deref()).await?;
+        let about = about(engine, &next, format.as_deref()).await?;
         let text = |key: &str| about[key].as_str().map(str::to_owned);
         let said = text("format").unwrap_or_default();
         if !matches!(said.as_str(), "qcow2" | "raw") {
@@ -129,19 +135,28 @@ async fn layers(folder: &Path, path: &Path) -> Result<Disk, Fault> {
     top.ok_or_else(|| Fault::Image("it has no layers".to_owned()))
 }
 
-async fn about(path: &Path, format: Option<&str>) -> Result<Value, Fault> {
+async fn about(engine: &'static str, path: &Path, format: Option<&str>) -> Result<Value, Fault> {
     let path = path.display().to_string();
     let mut arguments = vec!["info", "-U", "--output=json"];
     arguments.extend(format.map(|format| ["-f", format]).into_iter().flatten());
     arguments.push(&path);
-    let output = run(DISKS, arguments, LOOK).await.map_err(Fault::Engine)?;
+    let looked = disks(engine, &arguments, LOOK).await;
+    let output = looked.map_err(Fault::Engine)?;
     if output.code.is_none() {
-        return Err(Fault::Engine(ended("the look at an image")));
+        return Err(Fault::Engine(ended(engine, "the look at an image")));
     }
     if !output.is_success() {
         return Err(Fault::Image(output.complaint()));
     }
-    serde_json::from_str(&output.stdout).map_err(|error| Fault::Image(error.to_string()))
+    serde_json::from_slice(&output.stdout).map_err(|error| Fault::Image(error.to_string()))
+}
+
+async fn disks(
+    engine: &'static str,
+    arguments: &[&str],
+    limit: Duration,
+) -> Result<Output, ProviderError> {
+    run(engine, command(DISKS, arguments, &[]), None, limit).await
 }
 
 /// A file's real path, when that is inside `folder`.
@@ -164,11 +179,14 @@ fn inside(folder: &Path, name: &Path) -> Result<PathBuf, String> {
 }
 
 /// A program that was ended from outside has said nothing of the image.
-fn ended(what: &str) -> ProviderError {
-    failed(format!("{what} was ended from outside"))
+fn ended(engine: &'static str, what: &str) -> ProviderError {
+    ProviderError::Failed {
+        engine,
+        why: format!("{what} was ended from outside"),
+    }
 }
 
-fn none(image: &str, why: &str) -> ProviderError {
+pub(super) fn none(image: &str, why: &str) -> ProviderError {
     ProviderError::NoSuchImage {
         image: image.to_owned(),
         why: why.to_owned(),
