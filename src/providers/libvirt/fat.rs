@@ -82,7 +82,7 @@ fn boot_sector(disk: &mut [u8], label: &[u8; 11]) {
 fn write_table(table: &mut [u8], links: &[u16]) {
     for (number, link) in links.iter().enumerate() {
         let at = number * 3 / 2;
-        let shift = if number % 2 == 0 { 0 } else { 4 };
+        let shift = if number.is_multiple_of(2) { 0 } else { 4 };
         let [low, high] = (link << shift).to_le_bytes();
         table[at] |= low;
         table[at + 1] |= high;

@@ -23,7 +23,7 @@ pub(super) fn text_of(xml: &str, name: &str) -> Option<String> {
     let mut rest = xml;
     loop {
         rest = &rest[rest.find(&opening)? + opening.len()..];
-        if rest.starts_with(['>', ' ']) {
+        if rest.starts_with(['>', ' ', '/']) {
             break;
         }
     }
