@@ -2,7 +2,7 @@
 
 use crate::{
     error::AppError,
-    providers::{has_address, runs_machines},
+    tasks::clusters::{has_address, runs_machines},
 };
 
 /// The address of a cluster's engine, of a sort that engines of its kind are reached by.

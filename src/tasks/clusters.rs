@@ -38,7 +38,7 @@ pub const ENGINES: [&str; 6] = {
     let ([docker, swarm, simulated], [qemu, libvirt, machines]) = (KINDS, MACHINE_KINDS);
     [docker, swarm, simulated, qemu, libvirt, machines]
 };
-pub use crate::providers::runs_machines;
+pub use crate::providers::{has_address, runs_machines};
 /// Time between two looks at what is left.
 const LOOK: Duration = Duration::from_secs(3);
 
