@@ -127,6 +127,11 @@ async fn a_console_ends_with_the_server() {
     let address = world.apps[0].address.unwrap();
     let ticket = token(&ada, &machine, "SERIAL").await;
     let mut console = enter(address, &ticket).await;
+    console
+        .send(Message::binary(b"open\n".to_vec()))
+        .await
+        .unwrap();
+    hear(&mut console, "open").await;
     let stopping = tokio::spawn(world.stop());
     assert_eq!(closed(&mut console).await, 1001);
     stopping.await.unwrap();
