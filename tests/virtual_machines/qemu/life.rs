@@ -48,17 +48,15 @@ async fn resized_and_started(ada: &Person, machine: &str) {
         .await
         .ok("/resizeVirtualMachine");
     done(ada, "startVirtualMachine", machine, "").await;
-    let lines = ada
-        .ask(&format!(
-            "{{ virtualMachineLogs(id: \"{machine}\", last: 100) {{ message }} }}"
-        ))
-        .await
-        .ok("/virtualMachineLogs");
-    let lines = lines.as_array().unwrap().iter();
-    let lines: Vec<String> = lines
-        .map(|line| line["message"].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!(said(&lines, "cpus"), "2");
+    let query = format!("{{ virtualMachineLogs(id: \"{machine}\", last: 100) {{ message }} }}");
+    // A line is there a moment after it has been said.
+    let lines = until_within(BOOT, "its console says what it has now", async || {
+        let lines = ada.ask(&query).await.ok("/virtualMachineLogs");
+        let text = |line: &Value| line["message"].as_str().unwrap().to_owned();
+        let lines: Vec<String> = lines.as_array().unwrap().iter().map(text).collect();
+        (said(&lines, "cpus") == "2").then_some(lines)
+    })
+    .await;
     assert_eq!(said(&lines, "disk"), (96_u64 << 20).to_string());
     let kibibytes: u64 = said(&lines, "mem").parse().unwrap();
     assert!((200 << 10..256 << 10).contains(&kibibytes), "{kibibytes}");
