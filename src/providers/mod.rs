@@ -1,6 +1,6 @@
 //! Engines that run containers and virtual machines. A provider knows nothing of the database; what crosses is a plain struct.
 //!
-//! To add one: its file, its line in [`engines`], and its line in the conformance suite (`tests/providers`, `tests/machines`).
+//! To add one: its file, its line in `engines.rs`, and its line in the conformance suite (`tests/providers`, `tests/machines`).
 
 mod cloud_init;
 mod console_log;
