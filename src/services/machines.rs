@@ -72,7 +72,8 @@ const NO_MACHINE: AppError = AppError::NotFound {
     what: "virtual machine",
 };
 
-fn illegal(state: MachineState, event: &str) -> AppError {
+/// What a machine in this state does not let be done with it.
+pub(super) fn illegal(state: MachineState, event: &str) -> AppError {
     AppError::Illegal(IllegalTransition {
         from: state.as_str().to_uppercase(),
         event: event.to_owned(),

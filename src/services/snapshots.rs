@@ -3,7 +3,11 @@
 use sea_orm::{ColumnTrait as _, QueryFilter as _};
 use serde_json::json;
 
-use super::{BEING_USED, Services, idempotency_key, machines::reached, signed_in};
+use super::{
+    BEING_USED, Services, idempotency_key,
+    machines::{illegal, reached},
+    signed_in,
+};
 use crate::{
     domain::{
         Id, IllegalTransition,
@@ -105,13 +109,6 @@ impl Services {
         tx.commit().await?;
         Ok((row, task.task))
     }
-}
-
-fn illegal(state: MachineState, event: &str) -> AppError {
-    AppError::Illegal(IllegalTransition {
-        from: state.as_str().to_uppercase(),
-        event: event.to_owned(),
-    })
 }
 
 async fn found(
