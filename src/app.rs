@@ -1,36 +1,44 @@
 //! The application: built once from settings and seams, started as web, worker or both, and stopped in order.
 
-use std::{io, net::SocketAddr, sync::Arc};
+mod control;
+mod follow;
+mod log_filter;
 
-use chrono::TimeDelta;
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::follow::Dials;
 use crate::{
     auth::Auth,
-    config::{self, ConfigError, Database, Secret, Settings},
+    backup::{BackupError, Backups},
+    config::{ConfigError, Configuration, Database, Secret, Settings},
     domain::{Clock, Entropy, Keyring, SystemClock, entropy::secret_bytes, keyring::hex},
     error::{AppError, TransportError},
-    fleet::{self, Care, Keeper, Mode},
+    fleet::{self, Keeper},
     graphql::{
         Api, Offer,
         operations::{BadOperations, Operations},
     },
     live::{EventBus, MemoryBus, RedisBus, Topic},
+    objects::{Objects, PlaceDown},
     providers::{self, Engines, Hypervisor, Providers},
     queue::{
-        Dispatcher, MemoryQueue, Outlook, RedisQueue, Retention, Sweeper, TaskQueue, Upkeep,
-        Worker, WorkerSettings,
+        Dispatcher, MemoryQueue, Outlook, RedisQueue, Sweeper, TaskQueue, Upkeep, Worker,
+        WorkerSettings,
     },
-    services::{Fleet, Services, admission::Admission, seed::Seeded},
+    services::{Services, admission::Admission, connection_logs::Connections, seed::Seeded},
     store::{
         Store,
         connection::{self, DatabaseDown},
-        limits::Rate,
+        migrate,
+        sql_roles::RoleError,
+        tasks::Enqueuer,
     },
     tasks::{self, Outside},
     telemetry::Meters,
-    web::{self, Bound, Web},
+    web::{self, Bound, Sample, Web},
 };
 
 /// Connections for Redis commands that do not block.
@@ -66,8 +74,7 @@ impl Role {
     /// What it has to hear of on the bus.
     const fn topics(self) -> &'static [Topic] {
         match self {
-            Self::WebAndWorker => &[Topic::Changes, Topic::Control],
-            Self::Web => &[Topic::Changes],
+            Self::WebAndWorker | Self::Web => &[Topic::Changes, Topic::Control],
             Self::Worker => &[Topic::Control],
         }
     }
@@ -93,10 +100,19 @@ pub enum StartError {
         address: SocketAddr,
         error: io::Error,
     },
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    #[error(transparent)]
+    Role(#[from] RoleError),
+    #[error("BLOB_URL: {0}")]
+    Blobs(#[from] PlaceDown),
     #[error("PERSISTED_OPERATIONS: {0}")]
     Operations(#[from] BadOperations),
     #[error("{path} cannot be used, {error}")]
     File { path: String, error: io::Error },
+    /// What a command was asked for that it cannot do.
+    #[error("{0}")]
+    Refused(String),
     #[error("{0}")]
     Account(#[source] AppError),
     #[error("the first rows could not be written: {0}")]
@@ -110,10 +126,16 @@ pub struct App {
     pub bus: Arc<dyn EventBus>,
     /// Where the web server listens.
     pub address: Option<SocketAddr>,
+    /// Where a worker alone serves its meters and its health.
+    pub meters_address: Option<SocketAddr>,
     /// The administrator made on an empty database.
     pub seeded: Option<Seeded>,
     /// The worker's engines.
     pub providers: Option<Providers>,
+    /// Cancelled first: balancers are told to look elsewhere.
+    leaving: CancellationToken,
+    /// How long they get to do so.
+    shutdown_delay: Duration,
     intake: CancellationToken,
     relay: CancellationToken,
     frontline: TaskTracker,
@@ -123,30 +145,19 @@ pub struct App {
 
 impl App {
     /// Connects, migrates, seeds and starts.
-    pub async fn start(settings: &Settings, seams: Seams, role: Role) -> Result<Self, StartError> {
-        if role != Role::WebAndWorker && settings.redis_url.is_none() {
-            let problem = "needed when web and worker are separate processes, so that they hear of each other".to_owned();
-            return Err(ConfigError::Missing {
-                key: "REDIS_URL",
-                problem,
-            }
-            .into());
-        }
+    pub async fn start(
+        configuration: &Arc<Configuration>,
+        seams: Seams,
+        role: Role,
+    ) -> Result<Self, StartError> {
+        let settings = &*configuration.settings();
+        refuse_lonely(settings, role)?;
         let keyring = Keyring::new(secret_key(settings)?.expose());
         let operations = operations(settings)?.with(&crate::agent::TEXTS);
         // The port first: the likeliest thing to be wrong, and nothing has been touched yet.
-        let bound = match role {
-            Role::WebAndWorker | Role::Web => Some(bind(settings, settings.port).await?),
-            Role::Worker => None,
-        };
-        let meters_bound = match role {
-            Role::Worker if settings.metrics_port != 0 => {
-                Some(bind(settings, settings.metrics_port).await?)
-            }
-            Role::WebAndWorker | Role::Web | Role::Worker => None,
-        };
+        let (bound, meters_bound) = ports(settings, role).await?;
         let connections = Box::pin(connection::open(settings)).await?;
-        connection::migrate(&connections.people)
+        migrate::migrate(&connections.people)
             .await
             .map_err(StartError::Migration)?;
         let (store, posted) = Store::new(
@@ -154,22 +165,28 @@ impl App {
             Arc::clone(&seams.clock),
             Arc::clone(&seams.entropy),
         );
-        let auth = Auth::new(
-            &store,
-            &keyring,
-            settings.access_token,
-            settings.refresh_token,
-        );
-        let services = Services::new(
-            store.clone(),
-            auth.clone(),
-            keyring.clone(),
-            Admission::new(settings.tasks_per_owner, settings.tasks_total),
-            fleet(settings),
-        );
+        let meters = Arc::new(Meters::default());
+        let dials = Dials::new(settings);
+        let auth = Auth::new(&store, &keyring, dials.lives.clone());
+        let services = Services {
+            store: store.clone(),
+            auth: auth.clone(),
+            keyring: keyring.clone(),
+            enqueuer: Enqueuer::new(store.clone()),
+            admission: Admission::new(dials.bounds.clone()),
+            fleet: dials.fleet.clone(),
+            configuration: Arc::clone(configuration),
+            backups: backups(settings, &seams, &meters)?,
+            connections: Connections {
+                blobs: Objects::open_later(&settings.blobs)?,
+                kept: settings.records.connections,
+            },
+        };
+        if role.works() {
+            services.keep_backup_schedule(&settings.backup).await?;
+        }
         let seeded = services.seed(settings).await?;
         let (queue, bus) = Box::pin(transports(settings, role)).await?;
-        let meters = Arc::new(Meters::default());
         let dispatcher = Dispatcher {
             truth: Arc::new(store.clone()),
             queue: Arc::clone(&queue),
@@ -180,12 +197,12 @@ impl App {
             store: store.clone(),
             services: services.clone(),
             bus: Arc::clone(&bus),
-            address: bound
-                .as_ref()
-                .or(meters_bound.as_ref())
-                .map(|bound| bound.address),
+            address: bound.as_ref().map(|bound| bound.address),
+            meters_address: meters_bound.as_ref().map(|bound| bound.address),
             seeded,
             providers: None,
+            leaving: CancellationToken::new(),
+            shutdown_delay: settings.shutdown_delay,
             intake: CancellationToken::new(),
             relay: CancellationToken::new(),
             frontline: TaskTracker::new(),
@@ -194,14 +211,16 @@ impl App {
         };
         app.background
             .spawn(dispatcher.clone().run(posted, app.relay.clone()));
+        app.follow(dials.clone());
         let (providers, machines) = engines(settings, seams, role).await;
         if let Some(providers) = providers {
-            app.start_worker(settings, dispatcher, providers, keyring);
+            app.start_worker(settings, &dials, dispatcher, providers, keyring);
         }
         let offer = Offer {
             operations,
             introspection: settings.introspection,
-            longest: settings.request,
+            longest: dials.longest.clone(),
+            meters: Arc::clone(&meters),
         };
         let web = |api| Web {
             api,
@@ -212,6 +231,9 @@ impl App {
             machines,
             meters,
             console: settings.console,
+            environment: settings.environment,
+            log_sample: Sample::of(settings.telemetry.log_sample),
+            leaving: app.leaving.clone(),
             stop: app.intake.clone(),
         };
         if let Some(bound) = bound {
@@ -224,9 +246,24 @@ impl App {
         Ok(app)
     }
 
+    /// Follows what is set anew while the process runs.
+    fn follow(&self, dials: Dials) {
+        let (store, bus) = (self.store.clone(), Arc::clone(&self.bus));
+        self.background.spawn(follow::run(
+            Arc::clone(&self.services.configuration),
+            dials,
+            Arc::clone(&bus),
+            Arc::clone(&store.clock),
+            self.relay.clone(),
+        ));
+        self.background
+            .spawn(log_filter::follow(store, bus, self.relay.clone()));
+    }
+
     fn start_worker(
         &mut self,
         settings: &Settings,
+        dials: &Dials,
         dispatcher: Dispatcher,
         providers: Providers,
         keyring: Keyring,
@@ -236,7 +273,7 @@ impl App {
             store: store.clone(),
             providers: providers.clone(),
             deployment: keyring.deployment(),
-            care: care(settings),
+            care: dials.care.clone(),
             since: store.now(),
         };
         let outside = Outside {
@@ -244,7 +281,8 @@ impl App {
             store: store.clone(),
             keyring,
             publish_address: settings.publish_address,
-            engine_rate: Rate::per_second(settings.engine_rate),
+            engine_rate: dials.engine_rate.clone(),
+            backups: self.services.backups.clone(),
         };
         let worker_settings = WorkerSettings {
             concurrency: settings.worker_concurrency,
@@ -266,14 +304,8 @@ impl App {
             worker_settings,
         ));
         let me = worker.id;
-        let upkeep = Upkeep::new(
-            store.clone(),
-            Retention {
-                ended: settings.ended_retention,
-                failed: settings.dead_letter_retention,
-                archived: settings.archive_retention,
-            },
-        );
+        let upkeep = Upkeep::new(store.clone(), dials.retention.clone())
+            .with_blobs(self.services.connections.blobs.clone());
         let clock = Arc::clone(&store.clock);
         let sweeper = Sweeper::new(dispatcher, clock, worker.id, Some(upkeep));
         let stop = self.intake.clone();
@@ -281,6 +313,10 @@ impl App {
         self.frontline
             .spawn(keeper.clone().bring_logs(me, stop.clone()));
         self.frontline.spawn(keeper.clone().keep(me, stop));
+        if let Some(backups) = self.services.backups.clone() {
+            self.background
+                .spawn(show_backups(backups, self.relay.clone()));
+        }
         self.background.spawn(keeper.listen(self.relay.clone()));
         self.background.spawn(sweeper.run(self.relay.clone()));
         self.providers = Some(providers);
@@ -291,8 +327,17 @@ impl App {
         self.server.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
-    /// Stops taking work, lets what runs finish or gives it back, then ends what carries the news of it.
+    /// Reads the settings again.
+    pub async fn reload(&self) {
+        follow::reload(&self.services.configuration).await;
+    }
+
+    /// Tells balancers, stops taking work, lets what runs finish or gives it back, then ends what carries the news of it.
     pub async fn stop(self) {
+        self.leaving.cancel();
+        if self.server.is_some() && !self.shutdown_delay.is_zero() {
+            self.store.clock.sleep(self.shutdown_delay).await;
+        }
         self.intake.cancel();
         self.frontline.close();
         if let Some(server) = self.server
@@ -310,6 +355,44 @@ impl App {
     }
 }
 
+/// Has the meters show the newest backup, as it was made before this process began.
+async fn show_backups(backups: Arc<Backups>, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        shown = backups.show_newest() => if let Err(error) = shown {
+            tracing::warn!(%error, "backups cannot be looked at");
+        }
+    }
+}
+
+/// Processes with one part each have to hear of each other.
+fn refuse_lonely(settings: &Settings, role: Role) -> Result<(), ConfigError> {
+    if role == Role::WebAndWorker || settings.redis_url.is_some() {
+        return Ok(());
+    }
+    let problem =
+        "needed when web and worker are separate processes, so that they hear of each other";
+    Err(ConfigError::Missing {
+        key: "REDIS_URL",
+        problem: problem.to_owned(),
+    })
+}
+
+/// Where backups go, if they go anywhere.
+fn backups(
+    settings: &Settings,
+    seams: &Seams,
+    meters: &Arc<Meters>,
+) -> Result<Option<Arc<Backups>>, StartError> {
+    let opened = Backups::open(
+        settings,
+        Arc::clone(&seams.clock),
+        Arc::clone(&seams.entropy),
+        Arc::clone(meters),
+    );
+    Ok(opened?.map(Arc::new))
+}
+
 /// A worker's engines, and those whose consoles the web opens.
 async fn engines(
     settings: &Settings,
@@ -317,13 +400,14 @@ async fn engines(
     role: Role,
 ) -> (Option<Providers>, Engines<dyn Hypervisor>) {
     let providers = match seams.providers {
-        Some(providers) => providers,
+        Some(providers) => providers.watched(),
         None if role.works() => {
-            providers::from_settings(settings, seams.clock, seams.entropy).await
+            let providers = providers::from_settings(settings, seams.clock, seams.entropy);
+            providers.await.watched()
         }
         None => {
             let machines = providers::of_machines(settings, seams.clock, seams.entropy).await;
-            return (None, machines);
+            return (None, machines.watched());
         }
     };
     let machines = providers.machines.clone();
@@ -337,34 +421,6 @@ fn operations(settings: &Settings) -> Result<Operations, BadOperations> {
     }
 }
 
-const fn fleet(settings: &Settings) -> Fleet {
-    Fleet {
-        containers_per_owner: settings.containers_per_owner,
-        machines_per_owner: settings.machines.per_owner,
-        patience: settings.container_drain,
-        heartbeat: settings.heartbeat,
-    }
-}
-
-fn care(settings: &Settings) -> Care {
-    let delta = |duration| TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
-    Care {
-        mode: match settings.reconcile {
-            config::Reconcile::On => Mode::Mend,
-            config::Reconcile::DryRun => Mode::Show,
-            config::Reconcile::Off => Mode::Off,
-        },
-        pause: settings.reconcile_pause,
-        orphan_grace: delta(settings.orphan_grace),
-        machine_grace: delta(settings.machines.orphan_grace),
-        host_stale: delta(settings.host_stale),
-        host_dead: delta(settings.host_dead),
-        spare_idle: delta(settings.spare_idle),
-        idle: settings.container_idle.map(delta),
-        abandoned: settings.container_abandoned.map(delta),
-    }
-}
-
 /// How processes reach each other.
 type Transports = (Arc<dyn TaskQueue>, Arc<dyn EventBus>);
 
@@ -373,6 +429,20 @@ async fn bind(settings: &Settings, port: u16) -> Result<Bound, StartError> {
     web::bind(address)
         .await
         .map_err(|error| StartError::Port { address, error })
+}
+
+/// What a web server listens on, or what a worker alone shows its meters on.
+async fn ports(
+    settings: &Settings,
+    role: Role,
+) -> Result<(Option<Bound>, Option<Bound>), StartError> {
+    match role {
+        Role::WebAndWorker | Role::Web => Ok((Some(bind(settings, settings.port).await?), None)),
+        Role::Worker if settings.metrics_port != 0 => {
+            Ok((None, Some(bind(settings, settings.metrics_port).await?)))
+        }
+        Role::Worker => Ok((None, None)),
+    }
 }
 
 /// The machine's name, for people.

@@ -57,6 +57,17 @@ fn is_outage(error: &sea_orm::DbErr) -> bool {
     }
 }
 
+/// Whether a lock was not had in time.
+pub fn is_lock_timeout(error: &sea_orm::DbErr) -> bool {
+    use sea_orm::{DbErr, RuntimeErr, SqlxError};
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) =
+        error
+    else {
+        return false;
+    };
+    matches!(&**error, SqlxError::Database(error) if error.code().is_some_and(|code| code == "55P03"))
+}
+
 /// Whether the database's error code is one of a trouble that may be over in a moment.
 ///
 /// PostgreSQL: class 08 is a connection exception, 57P an operator's intervention (shutdown, crash, start), 53300 too
@@ -100,6 +111,21 @@ pub enum AppError {
     #[error("internal error")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
+
+/// Every public code.
+pub const CODES: [&str; 11] = [
+    "UNAUTHENTICATED",
+    "FORBIDDEN",
+    "NOT_FOUND",
+    "BAD_USER_INPUT",
+    "ILLEGAL_STATE",
+    "CONFLICT",
+    "QUOTA_EXCEEDED",
+    "RATE_LIMITED",
+    "PERSISTED_QUERY_NOT_FOUND",
+    "UNAVAILABLE",
+    "INTERNAL",
+];
 
 impl AppError {
     /// The public code. This list is closed; changing a code is a breaking change.

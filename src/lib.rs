@@ -12,7 +12,7 @@
 //! | a mutation | a function in `services/<noun>.rs`, a resolver in `graphql/<noun>.rs`, who may in `graphql/access.rs`, a sample in `tests/access/samples.rs`, a test in `tests/` |
 //! | a kind of task | `tasks/<kind>.rs` with its input and run, a line in [`tasks::registry`] |
 //! | an engine | `providers/<engine>.rs`, a line in `providers/engines.rs` for its kind and one for how it is opened, the suite of `tests/providers.rs` (containers) or `tests/machines.rs` (virtual machines) run on it |
-//! | a setting | a field of [`config::Settings`] and its line in [`config::KEYS`] |
+//! | a setting | its two lines in [`config::Settings`] or the group it belongs to |
 
 // What runs on a host and talks for it to the server.
 pub mod agent;
@@ -20,6 +20,8 @@ pub mod agent;
 pub mod app;
 // Who somebody is. What they may do is `domain::policy`.
 pub mod auth;
+// Backups of the database: made, kept, tried, restored.
+pub mod backup;
 // The command line.
 pub mod cli;
 // Typed settings and where they come from.
@@ -34,6 +36,8 @@ pub mod fleet;
 pub mod graphql;
 // The event bus, and rows as streams.
 pub mod live;
+// Where large things are kept: a folder or an S3.
+pub mod objects;
 // Engines that run containers and virtual machines.
 pub mod providers;
 // The task engine.

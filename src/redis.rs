@@ -1,5 +1,7 @@
 //! How this service talks to Redis: it reconnects for ever and no call waits long.
 
+mod certificate;
+
 use std::time::Duration;
 
 use fred::{
@@ -11,7 +13,10 @@ use fred::{
     },
 };
 
-use crate::{config::Secret, error::TransportError};
+use crate::{
+    config::{ANY_CERTIFICATE, Secret},
+    error::TransportError,
+};
 
 /// Longest wait for an answer to a command that does not block.
 const COMMAND: Duration = Duration::from_secs(2);
@@ -26,7 +31,15 @@ impl From<fred::error::Error> for TransportError {
 const FIRST: Duration = Duration::from_secs(1);
 
 fn builder(url: &Secret) -> Result<Builder, TransportError> {
-    let mut config = Config::from_url(url.expose())?;
+    // The ending is ours and not the library's.
+    let (plain, takes_any) = match url.expose().strip_suffix(ANY_CERTIFICATE) {
+        Some(plain) => (plain, true),
+        None => (url.expose(), false),
+    };
+    let mut config = Config::from_url(plain)?;
+    if takes_any && config.tls.is_some() {
+        config.tls = Some(certificate::any()?.into());
+    }
     // A Redis that is away at the start is a slower start, not a failed one.
     config.fail_fast = false;
     let mut builder = Builder::from_config(config);
@@ -36,6 +49,7 @@ fn builder(url: &Secret) -> Result<Builder, TransportError> {
             connection.connection_timeout = Duration::from_secs(3);
             connection.internal_command_timeout = Duration::from_secs(3);
             connection.max_command_attempts = 1;
+            connection.tcp.nodelay = Some(true);
         })
         .with_performance_config(|performance| performance.default_command_timeout = COMMAND);
     Ok(builder)
@@ -74,7 +88,20 @@ pub fn now_or_never(client: &Client) -> WithOptions<Client> {
     })
 }
 
-/// Asks the server for an answer now; for `doctor` and the readiness check.
+/// Connects once; for `doctor`, to which it counts why that fails. Clients that try for ever do not tell.
+pub async fn reach(url: &Secret) -> Result<(), TransportError> {
+    let client = builder(url)?
+        .with_config(|config| config.fail_fast = true)
+        .build()?;
+    let reached = tokio::time::timeout(COMMAND, client.init()).await;
+    let reached = reached.map_err(|_| TransportError("Redis: no answer in 2 s".to_owned()))?;
+    let driver = reached?;
+    let answer = client.ping::<String>(None).await;
+    driver.abort();
+    Ok(answer.map(|_| ())?)
+}
+
+/// Asks the server for an answer now; for the readiness check.
 pub async fn ping(pool: &Pool) -> Result<(), TransportError> {
     let answer =
         tokio::time::timeout(COMMAND, now_or_never(pool.next()).ping::<String>(None)).await;

@@ -49,6 +49,62 @@ async fn a_wrong_password_and_an_unknown_address_get_the_same_answer() {
 }
 
 #[tokio::test]
+async fn administrators_see_who_tried_to_log_in_and_nobody_else_does() {
+    const LIST: &str = "{ loginEvents(orderBy: [{field: AT, direction: ASC}]) { totalCount nodes { outcome at userAgent account { email } } }
+        loginEventsAggregate(groupBy: [{field: OUTCOME}]) { group { outcome } count } }";
+    let world = World::start().await;
+    let ada = world.person("ada").await;
+    let admin = world.admin().await;
+    let tried = "somebody-unknown@example.com";
+    world.anonymous().try_log_in(&ada.email, "wrong").await;
+    world.anonymous().try_log_in(tried, PASSWORD).await;
+    ada.log_in(&ada.email, PASSWORD).await;
+
+    let seen = admin.ask(LIST).await;
+    let nodes = seen.ok("/loginEvents/nodes");
+    let found: Vec<_> = nodes
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| (node["outcome"].clone(), node["account"]["email"].clone()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (json!("SUCCEEDED"), json!("admin@localhost")),
+            (json!("REFUSED"), json!(ada.email)),
+            (json!("REFUSED"), json!(null)),
+            (json!("SUCCEEDED"), json!(ada.email)),
+        ]
+    );
+    // What was typed where the address goes may be a password, and is nowhere.
+    assert!(!seen.0.to_string().contains("somebody-unknown"));
+    let groups = seen.ok("/loginEventsAggregate");
+    let refused = json!({ "group": { "outcome": "REFUSED" }, "count": 2 });
+    assert!(groups.as_array().unwrap().contains(&refused), "{groups}");
+    let filter = format!(
+        "{{ loginEvents(filter: {{outcome: {{eq: REFUSED}}, account: {{email: {{eq: \"{}\"}}}}}}) {{ totalCount nodes {{ id }} }} }}",
+        ada.email
+    );
+    let own = admin.ask(&filter).await;
+    assert_eq!(own.ok("/loginEvents/totalCount"), 1);
+    let id = own.text("/loginEvents/nodes/0/id");
+    let node = format!(
+        "{{ node(id: \"{id}\") {{ ... on LoginEvent {{ id outcome }} }} loginEvent(id: \"{id}\") {{ id }} }}"
+    );
+    assert_eq!(admin.ask(&node).await.ok("/node/outcome"), "REFUSED");
+
+    // Not even those of one's own account: it is somebody else who tried.
+    assert_eq!(
+        ada.ask(LIST).await.ok("/loginEvents"),
+        json!({ "totalCount": 0, "nodes": [] })
+    );
+    assert_eq!(ada.ask(&node).await.code(), "NOT_FOUND");
+    assert_eq!(world.anonymous().ask(LIST).await.code(), "UNAUTHENTICATED");
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_refused_sign_up_names_the_field() {
     let world = World::start().await;
     world.person("ada").await;

@@ -1,5 +1,8 @@
 //! The agent as a real process beside a real server, on machines whose engine does not answer. With an engine it is tried in
-//! `docker::agent`.
+//! `docker::agent`, with one that is made up in [`logs`].
+
+mod engine;
+mod logs;
 
 use std::os::unix::fs::PermissionsExt as _;
 

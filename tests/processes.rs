@@ -1,5 +1,8 @@
 //! The real binary, as several processes on real PostgreSQL and Redis: kills, flushes, outages and bad settings.
 
+mod migrations;
+mod platform;
+
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
@@ -7,7 +10,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use crate::harness::{
-    Ground, PATIENCE, Person, nap,
+    Ground, HTTP, PATIENCE, Person, nap,
     process::{Process, output},
     required,
     servers::{Postgres, Redis, free_port},
@@ -205,7 +208,9 @@ async fn redis_may_be_away_at_the_start_and_go_at_any_time() {
     // It comes: a subscription is live.
     let redis = Redis::start(port);
     let ready = async || {
-        let body = reqwest::get(format!("http://{}/readyz", web.address.unwrap()))
+        let body = HTTP
+            .get(format!("http://{}/readyz", web.address.unwrap()))
+            .send()
             .await
             .ok()?
             .text()
@@ -272,14 +277,16 @@ async fn postgres_may_go_and_come_back_under_a_running_service() {
     let reply = ada.ask("{ containers { totalCount } }").await;
     assert_eq!(reply.code(), "UNAVAILABLE");
     assert_eq!(
-        reqwest::get(format!("http://{}/readyz", web.address.unwrap()))
+        HTTP.get(format!("http://{}/readyz", web.address.unwrap()))
+            .send()
             .await
             .unwrap()
             .status(),
         503
     );
     assert_eq!(
-        reqwest::get(format!("http://{}/healthz", web.address.unwrap()))
+        HTTP.get(format!("http://{}/healthz", web.address.unwrap()))
+            .send()
             .await
             .unwrap()
             .status(),
@@ -462,7 +469,7 @@ async fn a_task_is_run_and_watched(ground: Ground) {
     let worker = Process::start(&ground, "worker").await;
     let ready = async || {
         let url = format!("http://{}/readyz", web.address.unwrap());
-        let body = reqwest::get(url).await.ok()?.text().await.ok()?;
+        let body = HTTP.get(url).send().await.ok()?.text().await.ok()?;
         body.contains(r#""events":"ok""#).then_some(())
     };
     until("the events get through", ready).await;

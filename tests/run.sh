@@ -1,16 +1,21 @@
 #!/usr/bin/env bash
 # Runs the tests. `tests/run.sh` runs every part, `tests/run.sh PART…` some of them.
 #
-#   lint       rustfmt, clippy with warnings denied
+#   lint       rustfmt, clippy with warnings denied; the same for shell scripts, workflows and what deploys the service
 #   sqlite     everything that needs no server, on SQLite and the in-process queue
 #   postgres   the same on PostgreSQL and Redis
 #   simulation ten thousand seeded worlds of the task engine, with everything going wrong in them
 #   processes  real processes on PostgreSQL and Redis: kills, flushes, outages, bad settings
+#   telemetry  traces, logs, meters and reports of real processes, and a real Prometheus
 #   chaos      one fault after the other under load: what is lost, what is done twice, how long recovery takes
+#   backup     backups under kills at every step, in a real S3, opened by age, and recovery to a point in time
+#   drills     (when it is named) every part killed, restarted, upgraded and rolled back under load: which requests fail, and what is lost
 #   docker     a real Docker engine: conformance, containers end to end, a killed worker, an agent beside it
 #   swarm      real swarms: conformance on one node, and three nodes of which one is cut off and one is killed
 #   qemu       real virtual machines: conformance, crashes, kills at every step, a host without room, the whole service
 #   libvirt    the same machines of a real libvirt: conformance, and one reached as if it were on another host
+#   stack      the image, and the compose stack from a clean clone: up, used, killed part by part; then a Swarm that rolls
+#              from one version to the next and back. With STACK=full the image compiles the binary as it does elsewhere.
 #   doc        documentation tests and the documentation itself
 #   browser    the console in Chromium, and client libraries
 #   schema     what this change of schema.graphql is to clients
@@ -20,7 +25,7 @@
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-ALL="lint sqlite postgres simulation processes chaos docker swarm qemu libvirt doc browser schema"
+ALL="lint sqlite postgres simulation processes telemetry chaos backup docker swarm qemu libvirt stack doc browser schema"
 PARTS="${*:-$ALL}"
 RUN="$(mktemp -d /tmp/main-webserver-tests.XXXXXX)"
 PIDS=()
@@ -176,7 +181,7 @@ fault() {
         kill)
             # What watches over a container leaves its socket behind.
             nsenter --net="/run/netns/$NET-$2" sed -n 's|.* \(/run/containerd/s/\)|\1|p' /proc/net/unix >>"$RUN/shims"
-            kill -9 $(processes_of_node "$2")
+            processes_of_node "$2" | xargs -r kill -9
             ;;
     esac
 }
@@ -259,10 +264,19 @@ END
     export TEST_LIBVIRT_URI="$uri" TEST_LIBVIRT_FAR_URI="qemu+tcp://127.0.0.1:$port/system" TEST_LIBVIRT_DIRECTORY="$home/pools"
 }
 
+# The binary as the tests have it: another set of features would be another build of everything.
+built_binary() {
+    cargo nextest run --no-run --locked >&2 && echo "${CARGO_TARGET_DIR:-$PWD/target}/debug/main-webserver"
+}
+
 start_servers() { package python3 python3-minimal && start_postgres && start_redis; }
 
 part_lint() {
-    cargo fmt --all --check && cargo clippy --workspace --all-targets --locked -- -D warnings
+    cargo fmt --all --check && cargo clippy --workspace --all-targets --locked -- -D warnings || return 1
+    package shellcheck shellcheck && package yamllint yamllint && python_tools || return 3
+    command -v node >/dev/null || package node nodejs npm || return 3
+    tests/lint/files.sh && node --test tests/stack/scripts.test.mjs tests/stack/hot_reload.test.mjs &&
+        python3 tests/lint/settings.py "$(built_binary)"
 }
 
 part_sqlite() {
@@ -273,7 +287,7 @@ part_sqlite() {
 part_postgres() {
     start_servers || return 3
     cargo nextest run --locked --no-fail-fast \
-        -E 'binary(it) and not test(/^(docker|swarm|machines::(qemu|libvirt)|virtual_machines::qemu|processes|chaos|simulation)::/)'
+        -E 'binary(it) and not test(/^(docker|swarm|machines::(qemu|libvirt)|virtual_machines::qemu|backup::outside|processes|telemetry|chaos|drills|simulation)::/)'
 }
 
 part_simulation() {
@@ -282,8 +296,13 @@ part_simulation() {
 }
 
 part_processes() {
-    start_servers || return 3
+    package openssl openssl && start_servers || return 3
     cargo nextest run --locked --no-fail-fast --ignore-default-filter -E 'test(/^processes::/)'
+}
+
+part_telemetry() {
+    start_servers && package promtool prometheus || return 3
+    cargo nextest run --locked --no-fail-fast --ignore-default-filter -E 'binary(it) and test(/^telemetry::/)'
 }
 
 part_chaos() {
@@ -296,6 +315,49 @@ part_chaos() {
     # A fault without a row is one whose test did not come to its verdict.
     { echo 'fault | tasks | lost | duplicated | probe ms | all ms' && cat "$rows"/*.row; } |
         awk -F' [|] ' '{ printf "%-44s %5s %5s %10s %9s %8s\n", $1, $2, $3, $4, $5, $6 }'
+    return $code
+}
+
+# A real S3 and the client of its language, in an environment of their own.
+start_s3() {
+    [ -n "${TEST_MOTO:-}" ] && return 0
+    package /usr/share/doc/python3-venv python3-venv || return 1
+    python3 -m venv "$RUN/moto" && "$RUN/moto/bin/pip" -q install 'moto[s3,iam,server]==5.*' || return 1
+    export TEST_MOTO="$RUN/moto/bin"
+}
+
+part_backup() {
+    start_servers && package age age && start_s3 || return 3
+    cargo nextest run --locked --no-fail-fast --ignore-default-filter --success-output immediate \
+        -E 'test(/^backup::/)' && tests/backup/recovery.sh
+}
+
+# A binary of the version before the newest step of the tables, which has to work beside this one.
+other_binary() {
+    local commit target="${CARGO_TARGET_DIR:-$PWD/target}"
+    commit="${OTHER_VERSION:-$(git log --first-parent -1 --format=%H -- migration/src/lib.rs)^1}"
+    # Not one that closes its port at once when it is told to end: from those nobody gets away without a failed request.
+    git grep --quiet SHUTDOWN_DELAY_SECONDS "$commit" -- src/config || [ -n "${OTHER_VERSION:-}" ] ||
+        commit="$(git log --first-parent --reverse --format=%H -S SHUTDOWN_DELAY_SECONDS -- src/config | head -1)"
+    git worktree add --quiet --detach "$RUN/other" "$commit" >&2 || return 1
+    # With a test, though an empty one: what others wrote is compiled already, as tests have it.
+    (cd "$RUN/other" && echo >tests/main.rs &&
+        CONSOLE=cdn cargo build --locked --bin main-webserver --test it --target-dir "$target" >&2) || return 1
+    cp "$target/debug/main-webserver" "$RUN/other-main-webserver" && git worktree remove --force "$RUN/other"
+    echo "$RUN/other-main-webserver"
+}
+
+part_drills() {
+    start_servers || return 3
+    local rows="${CARGO_TARGET_DIR:-target}/tmp/drills" code
+    TEST_OTHER_BINARY="$(other_binary)" || return 1
+    export TEST_OTHER_BINARY
+    rm -f "$rows"/*.row
+    # One at a time: each has the machine to itself, so that the times mean something.
+    cargo nextest run --locked --no-fail-fast --ignore-default-filter -j 1 -E 'test(/^drills::/)'
+    code=$?
+    { echo 'part | requests | failed | outside | last ms | tasks | lost | twice | gaps | stall ms | breaks' && cat "$rows"/*.row; } |
+        awk -F' [|] ' '{ printf "%-30s %8s %6s %7s %7s %5s %4s %5s %4s %8s %6s\n", $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11 }'
     return $code
 }
 
@@ -323,6 +385,19 @@ part_libvirt() {
     cargo nextest run --locked --no-fail-fast --ignore-default-filter -j 1 -E 'test(/^machines::libvirt::/)'
 }
 
+part_stack() {
+    command -v node >/dev/null || package node nodejs npm || return 3
+    package mmdebstrap mmdebstrap && python_tools && start_docker || return 3
+    local binary
+    binary="$(built_binary)" || return 1
+    . tests/stack/images.sh
+    stack_images && binary_image "$binary" main-webserver-binary:test || return 1
+    [ "${STACK:-}" != full ] || compiler_images || return 1
+    git clone --quiet --depth 1 "file://$PWD" "$RUN/clone" || return 1
+    CLONE="$RUN/clone" COMPOSE="$(compose)" BINARY=main-webserver-binary:test \
+        node --test --test-concurrency=1 --test-reporter=spec tests/stack/compose.test.mjs tests/stack/swarm.test.mjs
+}
+
 part_doc() {
     cargo test --doc --workspace --locked && RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 }
@@ -330,8 +405,8 @@ part_doc() {
 part_browser() {
     command -v node >/dev/null || package node nodejs npm || return 3
     package chromium chromium || return 3
-    # The tests' own build of the binary: another set of features would be another build of everything.
-    cargo nextest run --no-run --locked && tests/browser/run.sh "$PWD/target/debug/main-webserver"
+    local binary
+    binary="$(built_binary)" && tests/browser/run.sh "$binary"
 }
 
 part_schema() {
@@ -341,7 +416,7 @@ part_schema() {
 }
 
 for part in $PARTS; do
-    case " $ALL " in *" $part "*) ;; *) echo "no part '$part'; there are: $ALL"; exit 2 ;; esac
+    case " $ALL drills " in *" $part "*) ;; *) echo "no part '$part'; there are: $ALL"; exit 2 ;; esac
     echo "── $part"
     before=$SECONDS
     "part_$part"

@@ -83,6 +83,11 @@ impl CallError {
         matches!(self, Self::Refused { code, .. } if codes.contains(&&**code))
     }
 
+    /// Whether the server knows nothing of what it is about, or not yet.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "NOT_FOUND")
+    }
+
     /// Whether the connection is of no use any more.
     pub const fn is_over(&self) -> bool {
         match self {

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc};
 use super::{
     Agent, LONGEST, SHORTEST,
     client::{CallError, Client},
+    logs::Which,
     operations::{REPORT_CONTAINER, Reported},
 };
 use crate::{
@@ -165,7 +166,8 @@ impl Agent {
                 if let Some(generation) = generation {
                     let input =
                         json!({ "id": id.to_string(), "report": "GONE", "generation": generation });
-                    self.send(client, id, input).await?;
+                    let is_known = self.send(client, id, input).await?;
+                    self.end_log((id, generation), is_known);
                     // Not before it is told: else nobody would know any more that it has to be.
                     self.known.all().remove(&id);
                 }
@@ -184,26 +186,45 @@ impl Agent {
         let id = instance.id;
         let (id_text, generation) = (id.to_string(), instance.generation);
         self.known.all().insert(id, generation);
-        let input = match instance.status {
+        match instance.status {
             Status::Ready => {
                 let ports = instance.ports.iter();
                 let ports: Vec<Value> = ports
                     .map(|(inside, published)| json!({ "inside": inside, "published": published }))
                     .collect();
-                json!({ "id": id_text, "report": "READY", "generation": generation, "ip": instance.ip, "ports": ports })
+                let input = json!({ "id": id_text, "report": "READY", "generation": generation, "ip": instance.ip, "ports": ports });
+                if self.send(client, id, input).await? {
+                    self.logs
+                        .follow(&self.engine, (id, generation), self.clock.now());
+                }
             }
             Status::Exited { code } => {
                 let said = self.engine.logs(id, LAST_WORDS).await.unwrap_or_default();
                 let said = (!said.is_empty()).then(|| said.join(" | "));
-                json!({ "id": id_text, "report": "EXITED", "generation": generation, "exitCode": code, "message": said })
+                let input = json!({ "id": id_text, "report": "EXITED", "generation": generation, "exitCode": code, "message": said });
+                let is_known = self.send(client, id, input).await?;
+                self.end_log((id, generation), is_known);
             }
             // Neither well nor over; more will happen to it.
-            Status::Created | Status::Starting | Status::Unhealthy | Status::Off => return Ok(()),
-        };
-        self.send(client, id, input).await
+            Status::Created | Status::Starting | Status::Unhealthy | Status::Off => {}
+        }
+        Ok(())
     }
 
-    async fn send(&self, client: &Client, id: Id<Container>, input: Value) -> Result<(), Trouble> {
+    /// Has the log of one that is over sent, unless it is none of the server's.
+    fn end_log(&self, which: Which, is_known: bool) {
+        if is_known || self.logs.follows(which) {
+            self.logs.end(&self.engine, which, self.clock.now());
+        }
+    }
+
+    /// Tells how one is; whether the server knows it.
+    async fn send(
+        &self,
+        client: &Client,
+        id: Id<Container>,
+        input: Value,
+    ) -> Result<bool, Trouble> {
         for _ in 0..ATTEMPTS {
             let answer = client
                 .call::<Reported>(REPORT_CONTAINER, input.clone())
@@ -212,18 +233,18 @@ impl Agent {
                 Ok(reported) => {
                     let state = reported.container.state;
                     tracing::debug!(container = %id, report = %input["report"], state, "told");
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err(error) if error.is_over() || error.is_refusal() => return Err(error.into()),
                 Err(error) if error.may_pass() => self.clock.sleep(AGAIN).await,
                 // Another deployment's on the same engine, for one.
                 Err(error) => {
                     tracing::debug!(%error, container = %id, "the server does not know it");
-                    return Ok(());
+                    return Ok(false);
                 }
             }
         }
         tracing::warn!(container = %id, "the server does not take a report; it is told again with all others");
-        Ok(())
+        Ok(false)
     }
 }

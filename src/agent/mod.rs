@@ -1,7 +1,7 @@
 //! The agent: what runs on a host beside its engine and talks for it to the server, over one WebSocket.
 //!
-//! It keeps nothing but its credential. What the server has to know is what the engine has, so after every lost connection,
-//! on either side, all of it is told again; what is told twice changes nothing.
+//! It keeps nothing but its credential, and in memory the end of what containers write. What the server has to know is what
+//! the engine has, so after every lost connection, on either side, all of it is told again; what is told twice changes nothing.
 
 mod address;
 mod client;
@@ -9,6 +9,7 @@ mod commands;
 mod containers;
 mod credential;
 mod heartbeat;
+mod logs;
 mod machine;
 mod operations;
 
@@ -28,6 +29,7 @@ use client::{CallError, Client, Ended};
 use commands::Commands;
 use containers::Known;
 use credential::CredentialFile;
+use logs::Logs;
 use machine::Gauge;
 pub use operations::TEXTS;
 use operations::{REGISTER, ROTATE, Registered, Rotated};
@@ -102,6 +104,7 @@ pub struct Agent {
     /// How many containers the engine has, as last told.
     count: AtomicUsize,
     commands: Commands,
+    logs: Logs,
     /// Prints a line for the person at the terminal.
     say: fn(&str),
 }
@@ -150,6 +153,7 @@ impl Agent {
             known: Known::default(),
             count: AtomicUsize::new(0),
             commands: Commands::default(),
+            logs: Logs::default(),
             options,
             clock,
             entropy,
@@ -235,6 +239,8 @@ impl Agent {
             error = self.watch(&client, &must_report) => error.into(),
             error = self.commands.listen(&client) => error.into(),
             error = self.commands.report(&client, &*self.clock) => error.into(),
+            // Boxed: with it the others would be too large to be moved.
+            error = Box::pin(self.logs.report(&client, &*self.clock)) => error.into(),
             end = self.renew(&client, renew_at, renew) => end,
             () = stop.cancelled() => {
                 self.say_farewell(&client).await;

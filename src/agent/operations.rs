@@ -30,6 +30,11 @@ pub const REPORT_COMMAND: Operation = Operation {
     field: "reportCommand",
 };
 
+pub const REPORT_SERVER_LOG: Operation = Operation {
+    text: "mutation ReportServerLog($input: ReportServerLogInput!) { reportServerLog(input: $input) { ok } }",
+    field: "reportServerLog",
+};
+
 pub const ROTATE: Operation = Operation {
     text: "mutation RotateHostCredential { rotateHostCredential { credential } }",
     field: "rotateHostCredential",
@@ -41,11 +46,12 @@ pub const COMMANDS: Operation = Operation {
 };
 
 /// Everything an agent sends, for servers that execute nothing but what they know.
-pub const TEXTS: [&str; 6] = [
+pub const TEXTS: [&str; 7] = [
     REGISTER.text,
     HEARTBEAT.text,
     REPORT_CONTAINER.text,
     REPORT_COMMAND.text,
+    REPORT_SERVER_LOG.text,
     ROTATE.text,
     COMMANDS.text,
 ];

@@ -11,37 +11,51 @@ pub use token::{AccessTokens, HostCredential, SecretToken};
 
 use crate::{
     domain::{
-        Id, Keyring,
-        id::{Host, Session},
+        Dial, Id, Keyring,
+        id::{Host, Session, User},
         policy::{Role, Viewer},
     },
     error::AppError,
     store::{Store, hosts, standings::Standings},
 };
 
+/// How long tokens live.
+#[derive(Clone, Copy, Debug)]
+pub struct Lives {
+    pub access: Duration,
+    /// Of a refresh token that nobody uses.
+    pub refresh: Duration,
+}
+
 /// The checks of identity, and what they are made with.
 #[derive(Clone)]
 pub struct Auth {
     pub passwords: Arc<Passwords>,
-    pub tokens: Arc<AccessTokens>,
-    pub refresh_life: Duration,
+    tokens: Arc<AccessTokens>,
+    pub lives: Dial<Lives>,
     standings: Standings,
 }
 
 impl Auth {
-    pub fn new(
-        store: &Store,
-        keyring: &Keyring,
-        access_life: Duration,
-        refresh_life: Duration,
-    ) -> Self {
-        let tokens = AccessTokens::new(&keyring.access_token_key(), access_life);
+    pub fn new(store: &Store, keyring: &Keyring, lives: Dial<Lives>) -> Self {
+        let tokens = AccessTokens::new(&keyring.access_token_key());
         Self {
             passwords: Arc::new(Passwords::default()),
             tokens: Arc::new(tokens),
-            refresh_life,
+            lives,
             standings: Standings::new(store.clone()),
         }
+    }
+
+    /// An access token for this login, and when it ends.
+    pub fn sign(
+        &self,
+        user: Id<User>,
+        session: Id<Session>,
+        now: DateTime<Utc>,
+    ) -> Result<(String, DateTime<Utc>), AppError> {
+        let life = self.lives.get().access;
+        self.tokens.sign(user, session, life, now)
     }
 
     /// Whether a session still stands, for what has been opened in it.

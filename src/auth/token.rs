@@ -1,10 +1,15 @@
 //! Short access tokens (signed, RFC 7519) and long refresh tokens (random, kept as a hash, spent once).
 
-use std::time::Duration;
+use std::{
+    num::NonZeroUsize,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
+use lru::LruCache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -22,6 +27,8 @@ const ISSUER: &str = "main-webserver";
 const AUDIENCE: &str = "main-webserver-api";
 /// No token of ours is longer.
 const LONGEST: usize = 2048;
+/// How many tokens that were found valid are remembered.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 #[derive(Serialize, Deserialize)]
 struct Claims {
@@ -38,10 +45,12 @@ pub struct AccessTokens {
     signing: EncodingKey,
     checking: DecodingKey,
     validation: Validation,
-    life: Duration,
+    /// What they say: a token is shown again and again, and its signature does not change.
+    valid: Mutex<LruCache<Box<str>, Claimed>>,
 }
 
 /// Whom a valid token names.
+#[derive(Clone, Copy)]
 pub struct Claimed {
     pub user: Id<User>,
     pub session: Id<Session>,
@@ -49,7 +58,7 @@ pub struct Claimed {
 }
 
 impl AccessTokens {
-    pub fn new(key: &[u8; 32], life: Duration) -> Self {
+    pub fn new(key: &[u8; 32]) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(&[AUDIENCE]);
@@ -60,7 +69,7 @@ impl AccessTokens {
             signing: EncodingKey::from_secret(key),
             checking: DecodingKey::from_secret(key),
             validation,
-            life,
+            valid: Mutex::new(LruCache::new(REMEMBERED)),
         }
     }
 
@@ -69,9 +78,10 @@ impl AccessTokens {
         &self,
         user: Id<User>,
         session: Id<Session>,
+        life: Duration,
         now: DateTime<Utc>,
     ) -> Result<(String, DateTime<Utc>), AppError> {
-        let expires = now + self.life;
+        let expires = now + life;
         let claims = Claims {
             iss: ISSUER.to_owned(),
             aud: AUDIENCE.to_owned(),
@@ -87,6 +97,20 @@ impl AccessTokens {
 
     /// Whom `token` names, if it is one of ours and not over.
     pub fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<Claimed, AppError> {
+        let known = self.valid().get(token).copied();
+        let claimed = known.map_or_else(|| self.read(token), Ok)?;
+        if claimed.expires <= now {
+            return Err(AppError::Unauthenticated("the access token has expired"));
+        }
+        Ok(claimed)
+    }
+
+    fn valid(&self) -> MutexGuard<'_, LruCache<Box<str>, Claimed>> {
+        self.valid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a token of ours says, from now on remembered.
+    fn read(&self, token: &str) -> Result<Claimed, AppError> {
         const WRONG: AppError = AppError::Unauthenticated("the access token is not valid");
         if token.len() > LONGEST {
             return Err(WRONG);
@@ -94,17 +118,16 @@ impl AccessTokens {
         let claims = decode::<Claims>(token, &self.checking, &self.validation)
             .map_err(|_| WRONG)?
             .claims;
-        if claims.exp <= now.timestamp() {
-            return Err(AppError::Unauthenticated("the access token has expired"));
-        }
         let user = Id::parse(&claims.sub).ok_or(WRONG)?;
         let session = Id::parse(&claims.sid).ok_or(WRONG)?;
         let expires = DateTime::from_timestamp(claims.exp, 0).ok_or(WRONG)?;
-        Ok(Claimed {
+        let claimed = Claimed {
             user,
             session,
             expires,
-        })
+        };
+        self.valid().put(token.into(), claimed);
+        Ok(claimed)
     }
 }
 
@@ -155,15 +178,13 @@ mod tests {
     fn a_token_is_good_for_its_time_and_its_key_only() {
         let (user, session) = (Id::new(Uuid::from_u128(1)), Id::new(Uuid::from_u128(2)));
         let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
-        let tokens = AccessTokens::new(&[1; 32], Duration::from_secs(900));
-        let (token, expires) = tokens.sign(user, session, now).unwrap();
+        let tokens = AccessTokens::new(&[1; 32]);
+        let (token, expires) = tokens
+            .sign(user, session, Duration::from_secs(900), now)
+            .unwrap();
         assert_eq!(tokens.verify(&token, now).unwrap().session, session);
         assert!(tokens.verify(&token, expires).is_err());
-        assert!(
-            AccessTokens::new(&[2; 32], Duration::from_secs(900))
-                .verify(&token, now)
-                .is_err()
-        );
+        assert!(AccessTokens::new(&[2; 32]).verify(&token, now).is_err());
         for broken in [
             "",
             "a.b.c",

@@ -2,14 +2,15 @@
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
-use migration::{Migrator, MigratorTrait as _};
-
 use super::say;
 use crate::{
+    backup::{BackupError, Backups},
     config::{Database, MachineProviderChoice, ProviderChoice, Settings},
     domain::{Entropy, SystemClock},
+    error::TransportError,
     providers::{self, Docker, Engine as _},
-    store::connection,
+    store::{connection, migrate},
+    telemetry::Meters,
     web,
 };
 
@@ -20,7 +21,7 @@ enum Finding {
 }
 
 pub async fn run(settings: &Settings) -> ExitCode {
-    let findings = [
+    let mut findings = vec![
         ("settings", Finding::Fine("all can be read".to_owned())),
         ("secret", secret(settings)),
         ("port", port(settings).await),
@@ -29,6 +30,9 @@ pub async fn run(settings: &Settings) -> ExitCode {
         ("engine", engine(settings).await),
         ("machines", machines(settings).await),
     ];
+    if settings.backup.place.is_some() {
+        findings.push(("backups", backups(settings).await));
+    }
     let mut is_well = true;
     for (name, finding) in findings {
         match finding {
@@ -62,6 +66,23 @@ fn secret(settings: &Settings) -> Finding {
     }
 }
 
+async fn backups(settings: &Settings) -> Finding {
+    let clock = Arc::new(SystemClock);
+    let entropy = Arc::new(Entropy::from_os());
+    let checked = async {
+        let opened = Backups::open(settings, clock, entropy, Arc::new(Meters::default()))?;
+        opened.ok_or(BackupError::NoPlace)?.check().await
+    };
+    match checked.await {
+        Ok(Some(newest)) => Finding::Fine(format!("the newest is {}", newest.name)),
+        Ok(None) => Finding::Fine("there is none yet".to_owned()),
+        Err(error) => Finding::Wrong {
+            problem: error.to_string(),
+            mend: "check BACKUP_URL with its keys, and that PG_BIN or PATH has PostgreSQL's programs of the server's version",
+        },
+    }
+}
+
 async fn port(settings: &Settings) -> Finding {
     let address = SocketAddr::new(settings.host, settings.port);
     match web::bind(address).await {
@@ -85,13 +106,16 @@ async fn database(settings: &Settings) -> Finding {
             };
         }
     };
-    match Migrator::get_pending_migrations(&db).await {
-        Ok(pending) if pending.is_empty() => {
+    match migrate::standing(&db).await {
+        Ok(standing) if !standing.newer.is_empty() => {
+            Finding::Fine("answers, its tables are those of a newer version".to_owned())
+        }
+        Ok(standing) if standing.pending.is_empty() => {
             Finding::Fine("answers, its tables are up to date".to_owned())
         }
-        Ok(pending) => Finding::Fine(format!(
+        Ok(standing) => Finding::Fine(format!(
             "answers; the next start applies {} migrations",
-            pending.len()
+            standing.pending.len()
         )),
         Err(error) => Finding::Wrong {
             problem: error.to_string(),
@@ -104,14 +128,27 @@ async fn redis(settings: &Settings) -> Finding {
     let Some(url) = &settings.redis_url else {
         return Finding::Fine("not asked for: the queue is inside the process".to_owned());
     };
-    let answer = async { crate::redis::ping(&crate::redis::pool(url, 1).await?).await };
-    match answer.await {
+    match crate::redis::reach(url).await {
         Ok(()) => Finding::Fine(format!("{} answers", url.without_password())),
+        Err(error) if is_about_certificate(&error) => Finding::Wrong {
+            problem: format!(
+                "{}: nobody known here has signed its certificate, or that names another server ({error})",
+                url.without_password()
+            ),
+            mend: "let the system know who has signed it, or set REDIS_CERTIFICATE to any: what is said is secret then, who says it \
+                is not proven",
+        },
         Err(error) => Finding::Wrong {
             problem: format!("{}: {error}", url.without_password()),
             mend: "check that it runs and that REDIS_URL names it; until then tasks go on at the sweeper's pace",
         },
     }
+}
+
+/// Whether the server is there, and its certificate is not taken.
+fn is_about_certificate(error: &TransportError) -> bool {
+    // The library has no other sign of it than the name of rustls' error.
+    error.0.contains("InvalidCertificate")
 }
 
 async fn engine(settings: &Settings) -> Finding {

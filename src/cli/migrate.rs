@@ -6,7 +6,11 @@ use clap::Subcommand;
 use migration::{Migrator, MigratorTrait as _};
 
 use super::say;
-use crate::{app::StartError, config::Settings, store::connection};
+use crate::{
+    app::StartError,
+    config::Settings,
+    store::{connection, migrate},
+};
 
 #[derive(Subcommand)]
 pub enum Action {
@@ -26,23 +30,23 @@ pub async fn run(settings: &Settings, action: Action) -> Result<ExitCode, StartE
     let connections = connection::open(settings).await?;
     let db = connections.people.clone();
     match action {
-        Action::Up => connection::migrate(&db)
-            .await
-            .map_err(StartError::Migration)?,
+        Action::Up => migrate::migrate(&db).await.map_err(StartError::Migration)?,
         Action::Down { steps } => Migrator::down(&db, Some(steps))
             .await
             .map_err(StartError::Migration)?,
         Action::Status => {}
     }
-    for step in Migrator::get_migration_with_status(&db)
+    let standing = migrate::standing(&db)
         .await
-        .map_err(StartError::Migration)?
-    {
-        say(&format!(
-            "{:<8} {}",
-            step.status().to_string().to_lowercase(),
-            step.name()
-        ));
+        .map_err(StartError::Migration)?;
+    for (word, steps) in [
+        ("applied", &standing.applied),
+        ("pending", &standing.pending),
+        ("newer", &standing.newer),
+    ] {
+        for step in steps {
+            say(&format!("{word:<8} {step}"));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,18 +1,22 @@
 //! The command line: one file a subcommand that does more than start.
 
 mod agent;
+mod backup;
+mod config;
 mod doctor;
+mod healthcheck;
 mod migrate;
 mod serve;
+mod sql_role;
 mod user;
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
 
 use crate::{
     app::{Role, StartError},
-    config::{Settings, Sources},
+    config::{Configuration, Given, Pairs},
     telemetry,
 };
 
@@ -52,13 +56,53 @@ enum Commands {
     },
     /// Prints the GraphQL schema.
     Schema,
+    /// Shows the effective configuration, each value with its origin and secrets masked; writes the configuration database.
+    Config {
+        #[command(subcommand)]
+        action: Option<config::Action>,
+    },
     /// Manages accounts.
     User {
         #[command(subcommand)]
         action: user::Action,
     },
+    /// Logins of PostgreSQL that read the tables and write nothing.
+    SqlRole {
+        #[command(subcommand)]
+        action: sql_role::Action,
+    },
+    /// Makes, shows, tries and removes backups.
+    Backup {
+        #[command(subcommand)]
+        action: backup::Action,
+    },
+    /// Restores a backup into a database, beside what is there, and puts it in its place when all of it is right.
+    Restore(backup::Restore),
     /// Checks everything the service depends on and says how to mend it.
     Doctor,
+    /// Asks the process beside it whether it can do its work; for an image without a shell.
+    Healthcheck(healthcheck::Arguments),
+}
+
+impl Commands {
+    /// What the process is in its traces.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Web => "web",
+            Self::Worker => "worker",
+            Self::Agent(_) => "agent",
+            Self::Migrate { .. } => "migrate",
+            Self::Schema => "schema",
+            Self::Config { .. } => "config",
+            Self::User { .. } => "user",
+            Self::SqlRole { .. } => "sql-role",
+            Self::Backup { .. } => "backup",
+            Self::Restore(_) => "restore",
+            Self::Doctor => "doctor",
+            Self::Healthcheck(_) => "healthcheck",
+        }
+    }
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -69,9 +113,9 @@ fn pair(text: &str) -> Result<(String, String), String> {
 fn settings_help() -> String {
     let rows = crate::config::KEYS
         .iter()
-        .map(|(name, accepts, what)| format!("  {name:<22} {what}; {accepts}\n"));
+        .map(|key| format!("  {:<22} {}; {}\n", key.name, key.what, key.expected()));
     format!(
-        "Settings, from --set, the environment or the env file:\n{}",
+        "Settings, from --set, the environment, the env file or the configuration database; NAME_FILE names a file with the value:\n{}",
         rows.collect::<String>()
     )
 }
@@ -93,18 +137,39 @@ async fn perform(arguments: Arguments) -> Result<ExitCode, StartError> {
         say(crate::graphql::sdl().trim_end());
         return Ok(ExitCode::SUCCESS);
     }
-    let command_line: BTreeMap<String, String> = arguments.set.into_iter().collect();
-    let settings = Settings::load(&Sources::gather(command_line, &arguments.env_file)?)?;
-    telemetry::start(&settings);
-    match arguments.command.unwrap_or(Commands::Serve) {
-        Commands::Serve => serve::run(&settings, Role::WebAndWorker).await,
-        Commands::Web => serve::run(&settings, Role::Web).await,
-        Commands::Worker => serve::run(&settings, Role::Worker).await,
-        Commands::Agent(arguments) => agent::run(&settings, arguments).await,
-        Commands::Migrate { action } => migrate::run(&settings, action).await,
-        Commands::User { action } => user::run(&settings, action).await,
-        Commands::Doctor => Ok(doctor::run(&settings).await),
-        Commands::Schema => Ok(ExitCode::SUCCESS),
+    let command_line: Pairs = arguments.set.into_iter().collect();
+    let file = arguments.env_file;
+    let given = Given::Process { command_line, file };
+    // What it shows or mends may be what keeps the others from starting.
+    if let Some(Commands::Config { action }) = arguments.command {
+        return config::run(given, action.unwrap_or_default()).await;
+    }
+    let configuration = Configuration::open(given).await?;
+    let command = arguments.command.unwrap_or(Commands::Serve);
+    telemetry::start(&configuration.settings(), command.name());
+    let done = Box::pin(carry_out(command, &configuration)).await;
+    telemetry::flush().await;
+    done
+}
+
+async fn carry_out(
+    command: Commands,
+    configuration: &Arc<Configuration>,
+) -> Result<ExitCode, StartError> {
+    let settings = &*configuration.settings();
+    match command {
+        Commands::Serve => serve::run(configuration, Role::WebAndWorker).await,
+        Commands::Web => serve::run(configuration, Role::Web).await,
+        Commands::Worker => serve::run(configuration, Role::Worker).await,
+        Commands::Agent(arguments) => Box::pin(agent::run(settings, arguments)).await,
+        Commands::Migrate { action } => migrate::run(settings, action).await,
+        Commands::User { action } => user::run(settings, action).await,
+        Commands::SqlRole { action } => sql_role::run(settings, action).await,
+        Commands::Backup { action } => backup::run(settings, action).await,
+        Commands::Restore(arguments) => backup::restore(settings, arguments).await,
+        Commands::Doctor => Ok(doctor::run(settings).await),
+        Commands::Healthcheck(arguments) => Ok(healthcheck::run(settings, &arguments).await),
+        Commands::Schema | Commands::Config { .. } => Ok(ExitCode::SUCCESS),
     }
 }
 

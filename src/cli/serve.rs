@@ -1,26 +1,27 @@
 //! `serve`, `web` and `worker`: start, say where, wait for a signal, drain.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{fmt::Write as _, process::ExitCode, sync::Arc};
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::say;
 use crate::{
     app::{App, Role, Seams, StartError},
-    config::{Database, Settings},
+    config::{Configuration, Settings},
     providers::ProviderError,
     web::IS_CONSOLE_EMBEDDED,
 };
 
-pub async fn run(settings: &Settings, role: Role) -> Result<ExitCode, StartError> {
+pub async fn run(configuration: &Arc<Configuration>, role: Role) -> Result<ExitCode, StartError> {
     let refuse = |error| StartError::File {
         path: "the signal handler".to_owned(),
         error,
     };
     let mut interrupt = signal(SignalKind::interrupt()).map_err(refuse)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(refuse)?;
-    let app = App::start(settings, Seams::default(), role).await?;
-    say(&banner(settings, &app).await);
+    let mut hang_up = signal(SignalKind::hangup()).map_err(refuse)?;
+    let app = App::start(configuration, Seams::default(), role).await?;
+    say(&banner(&configuration.settings(), &app).await);
     let mut failure_check = tokio::time::interval_at(
         tokio::time::Instant::now(),
         std::time::Duration::from_secs(1),
@@ -29,6 +30,7 @@ pub async fn run(settings: &Settings, role: Role) -> Result<ExitCode, StartError
         tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
+            _ = hang_up.recv() => app.reload().await,
             _ = failure_check.tick() => if app.has_failed() {
                 tracing::error!("the web server has ended by itself");
                 app.stop().await;
@@ -62,18 +64,17 @@ async fn banner(settings: &Settings, app: &App) -> String {
             "endpoint",
             format!("http://{address}/graphql  (WebSocket: ws://{address}/graphql)"),
         );
+    }
+    if let Some(address) = app.meters_address {
+        line("meters", format!("http://{address}/metrics"));
+    }
+    if let Some(address) = app.address.or(app.meters_address) {
         line(
             "health",
             format!("http://{address}/healthz  http://{address}/readyz"),
         );
     }
-    line(
-        "database",
-        match &settings.database {
-            Database::Sqlite(url) => url.clone(),
-            Database::Postgres(url) => url.without_password(),
-        },
-    );
+    line("database", settings.database.shown());
     line(
         "queue",
         match &settings.redis_url {

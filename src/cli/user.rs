@@ -15,7 +15,7 @@ use crate::{
         value::{DisplayName, Email, NewPassword},
     },
     error::{AppError, InField as _},
-    store::{Store, accounts, connection, sessions},
+    store::{Store, accounts, connection, migrate, sessions},
 };
 
 #[derive(Subcommand)]
@@ -41,9 +41,7 @@ pub enum Action {
 pub async fn run(settings: &Settings, action: Action) -> Result<ExitCode, StartError> {
     let connections = connection::open(settings).await?;
     let db = connections.people.clone();
-    connection::migrate(&db)
-        .await
-        .map_err(StartError::Migration)?;
+    migrate::migrate(&db).await.map_err(StartError::Migration)?;
     let (store, _posted) = Store::new(
         connections,
         Arc::new(SystemClock),

@@ -1,40 +1,94 @@
-//! Where settings come from, strongest first: command line, environment, `docker/.env`, defaults.
+//! Where settings come from, strongest first: command line, environment, `docker/.env`, the configuration database, defaults.
 
-use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, path::Path, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 
-use super::{ConfigError, KEYS};
+use super::{
+    ConfigError, Secret,
+    key::{KEYS, Kind, key, nearest},
+};
+
+/// What the compose stack and the agent keep in the same file.
+const NEIGHBOURS: [&str; 8] = [
+    "WEB_PORT",
+    "REDIS_PORT",
+    "PROMETHEUS_PORT",
+    "GRAFANA_PORT",
+    "GRAFANA_PASSWORD",
+    "DOCKER_SOCKET",
+    "DOCKER_GID",
+    "HOT_RELOAD",
+];
+const NEIGHBOURS_BEGIN: [&str; 2] = ["AGENT_", "COMPOSE_"];
+/// And what it is built from: `IMAGE`, `BUILD_IMAGE` and so on, and `BINARY`.
+const NEIGHBOURS_END: [&str; 2] = ["IMAGE", "BINARY"];
+/// A setting with this ending names a file that has the value, as orchestrators give secrets.
+const IN_FILE: &str = "_FILE";
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    CommandLine,
+    Environment,
+    File(PathBuf),
+    /// The configuration database, for all environments or for this one.
+    Stored {
+        environment: &'static str,
+    },
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CommandLine => f.write_str("command line"),
+            Self::Environment => f.write_str("environment"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Stored { environment } => {
+                write!(f, "the configuration database, {environment}")
+            }
+            Self::Default => f.write_str("defaults"),
+        }
+    }
+}
+
+/// Named values.
+pub type Pairs = BTreeMap<String, String>;
 
 /// Named values with where they came from.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Sources {
-    layers: Vec<(&'static str, BTreeMap<String, String>)>,
+    layers: Vec<(Origin, Pairs)>,
 }
 
 impl Sources {
     /// The command line's pairs, this process' environment, and `file` when it exists.
-    pub fn gather(
-        command_line: BTreeMap<String, String>,
-        file: &Path,
-    ) -> Result<Self, ConfigError> {
-        let known = |(key, _): &(String, String)| KEYS.iter().any(|(name, ..)| name == key);
+    pub fn gather(command_line: &Pairs, file: &Path) -> Result<Self, ConfigError> {
         let environment = std::env::vars_os()
             .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
-            .filter(known);
+            .filter(|(name, _)| is_known(name));
         let mut layers = vec![
-            ("command line", command_line),
-            ("environment", environment.collect()),
+            (Origin::CommandLine, command_line.clone()),
+            (Origin::Environment, environment.collect()),
         ];
         if file.exists() {
-            let refuse = |error: dotenvy::Error| ConfigError::File {
-                path: file.display().to_string(),
-                problem: error.to_string(),
+            let pairs: Result<Pairs, _> = dotenvy::from_path_iter(file)
+                .and_then(Iterator::collect)
+                .map_err(|error| refuse_file(file, &error));
+            let is_neighbour = |name: &str| {
+                NEIGHBOURS.contains(&name)
+                    || NEIGHBOURS_BEGIN.iter().any(|begin| name.starts_with(begin))
+                    || NEIGHBOURS_END.iter().any(|end| name.ends_with(end))
             };
-            let pairs: Result<Vec<_>, _> = dotenvy::from_path_iter(file).map_err(refuse)?.collect();
-            // The compose stack keeps settings of its own in the same file.
-            layers.push((
-                "docker/.env",
-                pairs.map_err(refuse)?.into_iter().filter(known).collect(),
-            ));
+            let mut pairs = pairs?;
+            pairs.retain(|name, _| !is_neighbour(name));
+            layers.push((Origin::File(file.to_owned()), pairs));
+        }
+        for (_, pairs) in &mut layers {
+            read_files(pairs)?;
         }
         Ok(Self { layers })
     }
@@ -46,16 +100,23 @@ impl Sources {
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
         Self {
-            layers: vec![("command line", pairs)],
+            layers: vec![(Origin::CommandLine, pairs)],
         }
     }
 
+    /// The same with a weaker layer below.
+    #[must_use]
+    pub fn over(mut self, origin: Origin, pairs: Pairs) -> Self {
+        self.layers.push((origin, pairs));
+        self
+    }
+
     pub(super) fn refuse_unknown(&self) -> Result<(), ConfigError> {
-        for key in self.layers.iter().flat_map(|(_, pairs)| pairs.keys()) {
-            if !KEYS.iter().any(|(name, ..)| name == key) {
+        for name in self.layers.iter().flat_map(|(_, pairs)| pairs.keys()) {
+            if key(name).is_none() {
                 return Err(ConfigError::UnknownKey {
-                    key: key.clone(),
-                    nearest: nearest(key),
+                    key: name.clone(),
+                    nearest: nearest(name),
                 });
             }
         }
@@ -63,97 +124,80 @@ impl Sources {
     }
 
     /// The strongest value of `key`; an empty one counts as not set.
-    pub(super) fn text(&self, key: &str) -> Option<String> {
+    pub fn text(&self, key: &str) -> Option<String> {
         self.find(key).map(|(_, value)| value.to_owned())
     }
 
-    fn find(&self, key: &str) -> Option<(&'static str, &str)> {
+    /// The strongest value of `key` with where it is from.
+    pub fn find(&self, key: &str) -> Option<(&Origin, &str)> {
         self.layers
             .iter()
-            .find_map(|(origin, pairs)| Some((*origin, pairs.get(key)?.as_str())))
-            .filter(|(_, value)| !value.is_empty())
+            .filter_map(|(origin, pairs)| Some((origin, pairs.get(key)?.as_str())))
+            .find(|(_, value)| !value.is_empty())
     }
 
-    pub(super) fn refuse(&self, key: &str, problem: String) -> ConfigError {
-        let (key, accepts, _) = KEYS
-            .iter()
-            .find(|(name, ..)| *name == key)
-            .unwrap_or(&("?", "?", "?"));
+    pub(super) fn refuse(&self, name: &'static str, problem: String) -> ConfigError {
         ConfigError::Value {
-            key,
+            key: name,
             problem,
-            origin: self.find(key).map_or("defaults", |(origin, _)| origin),
-            accepts,
+            origin: self
+                .find(name)
+                .map_or(Origin::Default, |(origin, _)| origin.clone()),
+            accepts: key(name).map(super::key::Key::expected).unwrap_or_default(),
         }
     }
 
-    pub(super) fn parse<T: FromStr<Err: Display>>(
+    pub(super) fn read<K: Kind>(
         &self,
-        key: &'static str,
-        default: &str,
-    ) -> Result<T, ConfigError> {
-        let text = self.text(key).unwrap_or_else(|| default.to_owned());
-        text.trim()
-            .parse()
-            .map_err(|error| self.refuse(key, format!("'{text}' is not usable, {error}")))
-    }
-
-    pub(super) fn number<T>(
-        &self,
-        key: &'static str,
-        default: &T,
-        range: RangeInclusive<T>,
-    ) -> Result<T, ConfigError>
-    where
-        T: FromStr<Err: Display> + Display + PartialOrd,
-    {
-        let number: T = self.parse(key, &default.to_string())?;
-        if range.contains(&number) {
-            Ok(number)
-        } else {
-            Err(self.refuse(key, format!("{number} is out of range")))
-        }
-    }
-
-    /// One of the named choices; the first is the default.
-    pub(super) fn one_of<T: Copy>(
-        &self,
-        key: &'static str,
-        choices: &[(&str, T)],
-    ) -> Result<T, ConfigError> {
-        let Some(text) = self.text(key) else {
-            return Ok(choices[0].1);
-        };
-        choices
-            .iter()
-            .find(|(name, _)| *name == text)
-            .map(|(_, choice)| *choice)
-            .ok_or_else(|| self.refuse(key, format!("'{text}' is not known")))
+        name: &'static str,
+        kind: &K,
+    ) -> Result<K::Value, ConfigError> {
+        let given = self.find(name).map(|(_, text)| text);
+        kind.read(given, self).map_err(|problem| {
+            // A URL that stands in the wrong place may have a password.
+            let problem = match given {
+                Some(text) if text.contains("://") => {
+                    problem.replace(text, &Secret::new(text.to_owned()).without_password())
+                }
+                Some(_) | None => problem,
+            };
+            self.refuse(name, problem)
+        })
     }
 }
 
-/// The known key that takes the fewest edits to reach, when that is few.
-fn nearest(key: &str) -> Option<&'static str> {
-    let wanted = key.to_uppercase();
+/// Whether a name of the environment is one of ours.
+fn is_known(name: &str) -> bool {
     KEYS.iter()
-        .map(|(name, ..)| (edits(&wanted, name), *name))
-        .min()
-        .filter(|(distance, _)| *distance <= 3.max(key.len() / 3))
-        .map(|(_, name)| name)
+        .any(|key| name == key.name || name.strip_suffix(IN_FILE) == Some(key.name))
 }
 
-/// Levenshtein distance, by rows.
-fn edits(from: &str, to: &str) -> usize {
-    let to = to.as_bytes();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
+fn refuse_file(path: &Path, error: &dyn fmt::Display) -> ConfigError {
+    ConfigError::File {
+        path: path.display().to_string(),
+        problem: error.to_string(),
     }
-    row[to.len()]
+}
+
+/// Puts what the files named by `NAME_FILE` have in the place of those names.
+fn read_files(pairs: &mut Pairs) -> Result<(), ConfigError> {
+    let named: Vec<String> = pairs
+        .keys()
+        .filter(|name| key(name).is_none() && is_known(name))
+        .cloned()
+        .collect();
+    for name in named {
+        let path = pairs.remove(&name).unwrap_or_default();
+        if path.is_empty() {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| refuse_file(Path::new(&path), &format!("{name}, {error}")))?;
+        let plain = name.trim_end_matches(IN_FILE).to_owned();
+        if pairs.get(&plain).is_some_and(|value| !value.is_empty()) {
+            return Err(ConfigError::Twice { key: plain });
+        }
+        pairs.insert(plain, text.trim_end_matches(['\r', '\n']).to_owned());
+    }
+    Ok(())
 }

@@ -10,12 +10,17 @@ pub enum Table {
     App,
     AuditEvent,
     Cluster,
+    Configuration,
+    ConnectionLog,
     Container,
     Engine,
     Host,
     HostCommand,
     Image,
     Log,
+    /// What is logged by every process.
+    LogFilter,
+    LoginEvent,
     Pool,
     Region,
     Schedule,
@@ -33,6 +38,8 @@ pub enum ChangeKind {
     Updated,
     /// Somebody asked the running task to stop; its worker looks at once instead of at its next renewal.
     CancelRequested,
+    /// The configuration database has been written to; every process reads it at once instead of at its next look.
+    ConfigurationChanged,
 }
 
 /// One committed change of a row. A reader compares `version` with what it has and reads the row again.

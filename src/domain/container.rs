@@ -110,6 +110,19 @@ impl ContainerState {
         Self::Unknown,
     ];
 
+    /// Whether it runs, as far as anybody knows.
+    pub const fn is_up(self) -> bool {
+        match self {
+            Self::Running | Self::Draining | Self::Unknown => true,
+            Self::Requested
+            | Self::Creating
+            | Self::Stopped
+            | Self::Deleting
+            | Self::Deleted
+            | Self::Failed => false,
+        }
+    }
+
     /// Whether somebody still wants it to exist; what an engine holds of the others is to be removed.
     pub const fn is_wanted(self) -> bool {
         match self {

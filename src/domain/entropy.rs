@@ -74,6 +74,12 @@ impl Entropy {
     }
 }
 
+/// The smallest id of a thing made at `at`.
+pub fn earliest(at: DateTime<Utc>) -> Uuid {
+    let millis = u64::try_from(at.timestamp_millis()).unwrap_or_default();
+    Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid()
+}
+
 /// Bytes nobody can guess, from the operating system; what secrets and tokens are made of.
 pub fn secret_bytes<const N: usize>() -> [u8; N] {
     #[expect(

@@ -113,12 +113,16 @@ identified!(
     HostCommand = "command",
     Engine = "engine",
     AuditEvent = "event",
+    ConnectionLog = "connection",
+    LoginEvent = "login",
     Container = "container",
     VirtualMachine = "machine",
     Image = "image",
     Snapshot = "snapshot",
     Task = "task",
     Schedule = "schedule",
+    LogFilter = "logfilter",
+    Setting = "setting",
     Worker = "worker"
 );
 

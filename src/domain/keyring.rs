@@ -34,6 +34,11 @@ impl Keyring {
         self.derive("access-token", &[])
     }
 
+    /// What secret values of the configuration database are encrypted with.
+    pub fn configuration_key(&self) -> [u8; 32] {
+        self.derive("configuration", &[])
+    }
+
     /// What tells this deployment from others on the same engine: 16 hexadecimal digits.
     pub fn deployment(&self) -> String {
         hex(&self.derive("deployment", &[])[..8])

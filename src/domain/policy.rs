@@ -108,6 +108,14 @@ pub enum Resource {
     Queue,
     Worker,
     Schedule,
+    /// What is summed up over time, of everybody.
+    Report,
+    /// The settings of every process.
+    Setting,
+    Backup,
+    ConnectionLog,
+    /// Who tried to log in.
+    LoginEvent,
 }
 
 /// The rows a viewer reaches.
@@ -138,7 +146,8 @@ pub fn scope(viewer: Viewer, action: Action, resource: Resource) -> Scope {
             | Resource::Snapshot
             | Resource::Task
             | Resource::User
-            | Resource::Session,
+            | Resource::Session
+            | Resource::ConnectionLog,
         ) => Scope::OwnedBy(id),
         // An agent tells of what runs beside it; it asks for nothing and removes nothing.
         (Viewer::Host { id }, Resource::Container | Resource::Host) => match action {
@@ -151,7 +160,8 @@ pub fn scope(viewer: Viewer, action: Action, resource: Resource) -> Scope {
             | Resource::Snapshot
             | Resource::Task
             | Resource::User
-            | Resource::Session,
+            | Resource::Session
+            | Resource::ConnectionLog,
         )
         | (Viewer::Anonymous, Resource::Container | Resource::Host)
         | (Viewer::User { .. }, Resource::Host)
@@ -163,7 +173,11 @@ pub fn scope(viewer: Viewer, action: Action, resource: Resource) -> Scope {
             | Resource::Pool
             | Resource::Queue
             | Resource::Worker
-            | Resource::Schedule,
+            | Resource::Schedule
+            | Resource::Report
+            | Resource::Setting
+            | Resource::Backup
+            | Resource::LoginEvent,
         ) => Scope::Nothing,
     }
 }

@@ -121,6 +121,19 @@ impl MachineState {
         Self::Unknown,
     ];
 
+    /// Whether it runs, as far as anybody knows.
+    pub const fn is_up(self) -> bool {
+        match self {
+            Self::Booting | Self::Running | Self::Stopping | Self::Unknown => true,
+            Self::Requested
+            | Self::Provisioning
+            | Self::Stopped
+            | Self::Deleting
+            | Self::Deleted
+            | Self::Failed => false,
+        }
+    }
+
     /// Those whose size may be changed and whose disk may be put back: nothing runs.
     pub const fn is_at_rest(self) -> bool {
         matches!(self, Self::Stopped | Self::Failed)

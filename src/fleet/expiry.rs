@@ -12,8 +12,8 @@ use crate::{
 pub async fn end_unused(keeper: &Keeper) -> Result<(), StoreError> {
     let now = keeper.store.now();
     let (idle, abandoned) = (
-        keeper.care.idle.map(|after| now - after),
-        keeper.care.abandoned.map(|after| now - after),
+        keeper.care.get().idle.map(|after| now - after),
+        keeper.care.get().abandoned.map(|after| now - after),
     );
     for row in containers::unscoped_unused(keeper.store.db(), idle, abandoned).await? {
         let mut tx = keeper.store.begin().await?;

@@ -135,7 +135,7 @@ async fn compare(keeper: &Keeper, host: &Model, node: &Node) -> Result<(), Store
         (NodeHealth::Down, HostStatus::Stale | HostStatus::Draining)
             if host
                 .last_seen_at
-                .is_none_or(|seen| now - seen >= keeper.care.host_dead) =>
+                .is_none_or(|seen| now - seen >= keeper.care.get().host_dead) =>
         {
             return lose(keeper, host, HostEvent::Lost).await;
         }
@@ -159,11 +159,11 @@ async fn compare(keeper: &Keeper, host: &Model, node: &Node) -> Result<(), Store
 /// Draws the conclusions from the silence of agents.
 pub async fn notice_silence(keeper: &Keeper) -> Result<(), StoreError> {
     let (db, now) = (keeper.store.db(), keeper.store.now());
-    let stale = now - keeper.care.host_stale;
+    let stale = now - keeper.care.get().host_stale;
     for host in hosts::unscoped_silent(db, &[HostStatus::Healthy], stale).await? {
         lose(keeper, &host, HostEvent::Silent).await?;
     }
-    let dead = now - keeper.care.host_dead;
+    let dead = now - keeper.care.get().host_dead;
     let silent = [HostStatus::Stale, HostStatus::Draining];
     for host in hosts::unscoped_silent(db, &silent, dead).await? {
         lose(keeper, &host, HostEvent::Lost).await?;

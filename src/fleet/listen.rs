@@ -109,7 +109,7 @@ async fn look<T: Kept>(
         silent: &silent,
         nodes: &nodes,
         orphans: &HashMap::new(),
-        grace: T::grace(&keeper.care),
+        grace: T::grace(&keeper.care.get()),
         settle: TimeDelta::zero(),
         is_whole: true,
     };

@@ -27,7 +27,7 @@ pub const STATES: [MachineState; 3] = [
 
 /// Draws the conclusions from engines that no worker looks at any more: each host's own workers look at its machines.
 pub async fn notice_silence(keeper: &Keeper) -> Result<(), StoreError> {
-    let (store, care) = (&keeper.store, &keeper.care);
+    let (store, care) = (&keeper.store, &keeper.care.get());
     let pause = TimeDelta::from_std(care.pause).unwrap_or(TimeDelta::MAX);
     let silence = care
         .host_stale

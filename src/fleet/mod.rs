@@ -29,7 +29,10 @@ pub use plan::{Action, Finding, Kind, Seen, plan};
 pub use reconcile::{Reconcile, Reconciler};
 
 use crate::{
-    domain::id::{Container, VirtualMachine},
+    domain::{
+        Dial,
+        id::{Container, VirtualMachine},
+    },
     error::StoreError,
     providers::Providers,
     store::{Store, leader},
@@ -77,7 +80,7 @@ pub struct Keeper {
     pub providers: Providers,
     /// What tells this deployment's containers from another's on the same engine.
     pub deployment: String,
-    pub care: Care,
+    pub care: Dial<Care>,
     /// When this worker began.
     pub since: DateTime<Utc>,
 }
@@ -139,7 +142,7 @@ impl Keeper {
     }
 
     fn mends(&self) -> bool {
-        match self.care.mode {
+        match self.care.get().mode {
             Mode::Mend => true,
             Mode::Show | Mode::Off => false,
         }

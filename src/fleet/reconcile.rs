@@ -80,7 +80,7 @@ impl<T: Kept> Reconciler<T> {
 
     /// Looks at the engines whose time has come.
     pub async fn due(&mut self, stop: &CancellationToken) -> Result<(), StoreError> {
-        if self.keeper.care.mode == Mode::Off {
+        if self.keeper.care.get().mode == Mode::Off {
             return Ok(());
         }
         let store = self.keeper.store.clone();
@@ -99,7 +99,7 @@ impl<T: Kept> Reconciler<T> {
             self.next.insert(address, store.now() + pause);
         }
         if self.keeper.mends() && self.look_for_stuck_at <= store.now() {
-            self.look_for_stuck_at = store.now() + self.keeper.care.pause;
+            self.look_for_stuck_at = store.now() + self.keeper.care.get().pause;
             self.free_stuck().await?;
         }
         Ok(())
@@ -107,7 +107,7 @@ impl<T: Kept> Reconciler<T> {
 
     /// The pause before the next look: longer each time an engine does not answer.
     fn pause_after(&mut self, address: &Address, has_failed: bool) -> Duration {
-        let pause = self.keeper.care.pause;
+        let pause = self.keeper.care.get().pause;
         if !has_failed {
             self.failures.remove(address);
             return pause;
@@ -214,7 +214,7 @@ impl<T: Kept> Reconciler<T> {
             silent: &silent,
             nodes: &nodes,
             orphans: &self.orphans,
-            grace: T::grace(&self.keeper.care),
+            grace: T::grace(&self.keeper.care.get()),
             settle: SETTLE,
             is_whole: !engine.is_private() || workers::count(store, HEARD).await? <= 1,
         };

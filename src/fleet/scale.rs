@@ -63,7 +63,7 @@ impl Idle {
                     set(keeper, cluster, engine, node, true).await?;
                 }
                 (Some(since), NodeHealth::Ready)
-                    if keeper.store.now() - since >= keeper.care.spare_idle
+                    if keeper.store.now() - since >= keeper.care.get().spare_idle
                         && !is_in_use(keeper, node).await? =>
                 {
                     set(keeper, cluster, engine, node, false).await?;

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::list::{
     lists::LISTS,
+    live::growing,
     noun::Audience::{self, Admins, Everyone},
 };
 use crate::{
@@ -104,8 +105,8 @@ const OPERATIONS: &[(Root, &str, Access)] = {
     use Access::{OfHost, Open, Reached, Whole};
     use Action::{Create, Delete, Operate, Read};
     use Resource::{
-        App, Cluster, Container, Engine, Host, Image, Pool, Queue, Region, Schedule, Session,
-        Snapshot, Task, User, VirtualMachine, Worker,
+        App, Backup, Cluster, ConnectionLog, Container, Engine, Host, Image, Pool, Queue, Region,
+        Report, Schedule, Session, Setting, Snapshot, Task, User, VirtualMachine, Worker,
     };
     use Root::{Mutation, Query, Subscription};
     &[
@@ -117,6 +118,23 @@ const OPERATIONS: &[(Root, &str, Access)] = {
         (Query, "virtualMachineLogs", Reached(Read, VirtualMachine)),
         (Query, "queue", Whole(Read, Queue)),
         (Query, "workers", Whole(Read, Worker)),
+        (Query, "loginReport", Whole(Read, Report)),
+        (Query, "containerReport", Whole(Read, Report)),
+        (Query, "usageReport", Whole(Read, Report)),
+        (Query, "settings", Whole(Read, Setting)),
+        (Query, "configValues", Whole(Read, Setting)),
+        (Query, "logFilter", Whole(Read, Worker)),
+        (Mutation, "setLogFilter", Whole(Operate, Worker)),
+        (Query, "backups", Whole(Read, Backup)),
+        (Query, "connectionLogText", Reached(Read, ConnectionLog)),
+        (Mutation, "reportConnection", Reached(Create, ConnectionLog)),
+        (
+            Mutation,
+            "bookmarkConnection",
+            Reached(Operate, ConnectionLog),
+        ),
+        (Mutation, "reportServerLog", OfHost),
+        (Mutation, "backUp", Whole(Create, Backup)),
         (Mutation, "signUp", Open),
         (Mutation, "logIn", Open),
         (Mutation, "refreshSession", Open),
@@ -202,6 +220,9 @@ const OPERATIONS: &[(Root, &str, Access)] = {
         (Mutation, "resumeTaskKind", Whole(Operate, Queue)),
         (Mutation, "putSchedule", Whole(Create, Schedule)),
         (Mutation, "deleteSchedule", Whole(Delete, Schedule)),
+        (Mutation, "setConfigValue", Whole(Operate, Setting)),
+        (Mutation, "removeConfigValue", Whole(Delete, Setting)),
+        (Mutation, "reloadConfig", Whole(Operate, Setting)),
         (Subscription, "node", Open),
         (Subscription, "containerLogAdded", Reached(Read, Container)),
         (Subscription, "containerUpdated", Reached(Read, Container)),
@@ -239,7 +260,12 @@ pub fn operations() -> Vec<Operation> {
         ]
         .map(|(root, name)| Operation { root, name, access })
     });
-    by_hand.chain(listed).collect()
+    let streamed = growing().map(|(added, entry)| Operation {
+        root: Root::Subscription,
+        name: added.into(),
+        access: Access::Whole(Action::Read, (entry.noun)().resource),
+    });
+    by_hand.chain(listed).chain(streamed).collect()
 }
 
 /// Fields of entities that they resolve by themselves, with who sees them.
@@ -257,6 +283,18 @@ pub const TYPES: &[(&str, Audience)] = &[
     ("ActivateHostPayload", Admins),
     ("AssignContainerPayload", Everyone),
     ("ClusterCapacity", Admins),
+    ("LoginReportRow", Admins),
+    ("ContainerReportRow", Admins),
+    ("UsageReportRow", Admins),
+    ("ConfigPayload", Admins),
+    ("ConfigValue", Admins),
+    ("Setting", Admins),
+    ("BackUpPayload", Admins),
+    ("Backup", Admins),
+    ("BackupTable", Admins),
+    ("BookmarkConnectionPayload", Everyone),
+    ("ReportConnectionPayload", Everyone),
+    ("ReportServerLogPayload", Everyone),
     ("LogLine", Everyone),
     ("MachineUsage", Everyone),
     ("CreateVirtualMachinePayload", Everyone),
@@ -298,7 +336,9 @@ pub const TYPES: &[(&str, Audience)] = &[
     ("IntMeasures", Everyone),
     ("Latency", Admins),
     ("Lease", Admins),
+    ("LogFilter", Admins),
     ("LogOutPayload", Everyone),
+    ("SetLogFilterPayload", Admins),
     ("Node", Everyone),
     ("PageInfo", Everyone),
     ("PublishedPort", Everyone),
@@ -318,8 +358,18 @@ pub const TYPES: &[(&str, Audience)] = &[
     ("Worker", Admins),
     ("WorkerKind", Admins),
     // Given.
+    ("BackUpInput", Admins),
+    ("BookmarkConnectionInput", Everyone),
+    ("Connected", Everyone),
+    ("ReportConnectionInput", Everyone),
+    ("ReportServerLogInput", Everyone),
     ("ChannelImageInput", Admins),
     ("ClusterInput", Admins),
+    ("ReportInput", Admins),
+    ("ContainerReportInput", Admins),
+    ("UsageReportInput", Admins),
+    ("RemoveConfigValueInput", Admins),
+    ("SetConfigValueInput", Admins),
     ("ClusterStatusFilter", Everyone),
     ("CreateClusterInput", Admins),
     ("CreateRegistrationTokenInput", Admins),
@@ -347,6 +397,7 @@ pub const TYPES: &[(&str, Audience)] = &[
     ("ReportContainerInput", Everyone),
     ("RestartContainerInput", Everyone),
     ("SendClusterCommandInput", Admins),
+    ("SetLogFilterInput", Admins),
     ("SetReleaseChannelInput", Admins),
     ("SetWarmPoolInput", Admins),
     ("UpdateClusterInput", Admins),
@@ -364,6 +415,7 @@ pub const TYPES: &[(&str, Audience)] = &[
     ("IntFilter", Everyone),
     ("LogInInput", Everyone),
     ("LogOutInput", Everyone),
+    ("LoginOutcomeFilter", Everyone),
     ("PutScheduleInput", Admins),
     ("RefreshSessionInput", Everyone),
     ("RetryDeadLettersInput", Admins),
@@ -382,4 +434,5 @@ pub const TYPES: &[(&str, Audience)] = &[
 /// Arguments a field may have: each chooses among what the field's access lets through.
 pub const ARGUMENTS: &[&str] = &[
     "after", "before", "filter", "first", "groupBy", "id", "ids", "input", "last", "orderBy",
+    "side",
 ];

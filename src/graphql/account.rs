@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use super::{
     error::nullable,
     list::{
-        cell::Storage::{Bool, Text, Time, Uuid},
-        noun::{Kind, Noun, field, link, words},
+        cell::Storage::{Bool, Text, Time},
+        noun::{self, Kind, Link, Noun, created_at, field, link, words},
         row::{Row, Shown},
     },
     origin, services, viewer,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     domain::policy::{self, Resource},
     services::accounts::LoggedIn,
-    store::{accounts, sessions},
+    store::{accounts, login_events, sessions},
 };
 
 /// What an account may do.
@@ -40,7 +40,7 @@ static USER: Noun = Noun {
     host: None,
     listed: None,
     fields: &[
-        field("id", &[("id", Uuid)], Kind::Id("user"), "Its id.").filtered(),
+        noun::id("user"),
         field(
             "email",
             &[("email", Text)],
@@ -81,16 +81,9 @@ static USER: Noun = Noun {
         )
         .filtered()
         .grouped(),
-        field(
-            "createdAt",
-            &[("created_at", Time)],
-            Kind::Time,
-            "When the account was opened.",
-        )
-        .filtered()
-        .ordered_by_id()
-        .measured()
-        .grouped(),
+        created_at("When the account was opened.")
+            .measured()
+            .grouped(),
     ],
     links: &[],
 };
@@ -99,6 +92,11 @@ impl Shown for accounts::Entity {
     fn noun() -> &'static Noun {
         &USER
     }
+}
+
+/// Whose a row is.
+pub(super) const fn owner(doc: &'static str) -> Link {
+    link::<accounts::Entity>("owner", "owner_id", doc).filtered()
 }
 
 /// A login. It lives as long as its refresh tokens are spent in time.
@@ -113,7 +111,7 @@ static SESSION: Noun = Noun {
     host: None,
     listed: None,
     fields: &[
-        field("id", &[("id", Uuid)], Kind::Id("session"), "Its id.").filtered(),
+        noun::id("session"),
         field(
             "ip",
             &[("ip", Text)],
@@ -130,16 +128,7 @@ static SESSION: Noun = Noun {
         )
         .nullable()
         .filtered(),
-        field(
-            "createdAt",
-            &[("created_at", Time)],
-            Kind::Time,
-            "When the login was.",
-        )
-        .filtered()
-        .ordered_by_id()
-        .measured()
-        .grouped(),
+        created_at("When the login was.").measured().grouped(),
         field(
             "lastUsedAt",
             &[("last_used_at", Time)],
@@ -164,12 +153,76 @@ static SESSION: Noun = Noun {
         .nullable()
         .filtered(),
     ],
-    links: &[link::<accounts::Entity>("owner", "owner_id", "Whose login it is.").filtered()],
+    links: &[owner("Whose login it is.")],
 };
 
 impl Shown for sessions::Entity {
     fn noun() -> &'static Noun {
         &SESSION
+    }
+}
+
+/// What came of a try to log in.
+#[derive(Enum, Clone, Copy, PartialEq, Eq)]
+pub enum LoginOutcome {
+    /// It was their password.
+    Succeeded,
+    /// The password was wrong, or there is no such account.
+    Refused,
+    /// The account is disabled.
+    Disabled,
+}
+
+static LOGIN_EVENT: Noun = Noun {
+    name: "LoginEvent",
+    doc: "A try to log in: of which account, from where, and what came of it. Only administrators see any.",
+    table: "login_event",
+    resource: Resource::LoginEvent,
+    owner: None,
+    host: None,
+    listed: None,
+    fields: &[
+        noun::id("login"),
+        field(
+            "outcome",
+            &[("outcome", Text)],
+            Kind::Word(words::<LoginOutcome>()),
+            "What came of it.",
+        )
+        .filtered()
+        .grouped(),
+        field(
+            "ip",
+            &[("ip", Text)],
+            Kind::Text,
+            "The address it came from.",
+        )
+        .nullable()
+        .filtered()
+        .grouped(),
+        field(
+            "userAgent",
+            &[("user_agent", Text)],
+            Kind::Text,
+            "The program it came from, as it named itself.",
+        )
+        .nullable()
+        .filtered(),
+        field("at", &[("at", Time)], Kind::Time, "When.")
+            .filtered()
+            .ordered_by_id()
+            .measured()
+            .grouped(),
+    ],
+    links: &[Link {
+        name: "account",
+        ..owner("The account it was for; null when there is none with that address.")
+    }],
+};
+
+impl Shown for login_events::Entity {
+    fn noun() -> &'static Noun {
+        &LOGIN_EVENT
     }
 }
 

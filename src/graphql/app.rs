@@ -3,9 +3,9 @@
 use super::list::{
     cell::{
         Cell,
-        Storage::{Big, Bool, Int, Json, Text, Time, Uuid},
+        Storage::{Big, Bool, Int, Json, Text},
     },
-    noun::{Kind, Noun, field, made},
+    noun::{self, Kind, Noun, created_at, field, made},
     row::{Row, Shown},
 };
 use crate::{
@@ -25,7 +25,7 @@ static APP: Noun = Noun {
     host: None,
     listed: Some("active"),
     fields: &[
-        field("id", &[("id", Uuid)], Kind::Id("app"), "Its id.").filtered(),
+        noun::id("app"),
         field(
             "slug",
             &[("slug", Text)],
@@ -97,14 +97,7 @@ static APP: Noun = Noun {
             Kind::Bool,
             "Whether it is on offer.",
         ),
-        field(
-            "createdAt",
-            &[("created_at", Time)],
-            Kind::Time,
-            "When it came into the catalogue.",
-        )
-        .filtered()
-        .ordered_by_id(),
+        created_at("When it came into the catalogue."),
     ],
     links: &[],
 };
@@ -127,7 +120,7 @@ static REGION: Noun = Noun {
     host: None,
     listed: None,
     fields: &[
-        field("id", &[("id", Uuid)], Kind::Id("region"), "Its id.").filtered(),
+        noun::id("region"),
         field(
             "name",
             &[("name", Text)],

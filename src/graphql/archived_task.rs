@@ -1,17 +1,15 @@
 //! Tasks in the archive.
 
 use super::{
+    account::owner,
     list::{
         cell::Storage::{Json, Text, Time, Uuid},
-        noun::{Kind, Noun, field, link, words},
+        noun::{Kind, Noun, field, words},
         row::Shown,
     },
     task::TaskState,
 };
-use crate::{
-    domain::policy::Resource,
-    store::{accounts, archive},
-};
+use crate::{domain::policy::Resource, store::archive};
 
 static ARCHIVED: Noun = Noun {
     name: "ArchivedTask",
@@ -70,7 +68,7 @@ static ARCHIVED: Noun = Noun {
             "All of it: its input, result, error, attempts and log.",
         ),
     ],
-    links: &[link::<accounts::Entity>("owner", "owner_id", "Who asked for it.").filtered()],
+    links: &[owner("Who asked for it.")],
 };
 
 impl Shown for archive::Entity {

@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 use super::{
     id,
     list::{
-        cell::Storage::{Big, Int, Text, Time, Uuid},
-        noun::{Kind, Noun, field, link, words},
+        cell::Storage::{Int, Text, Time},
+        noun::{self, Kind, Noun, created_at, field, link, version, words},
         row::{MetaFields, Record, Row, Shown, fields_of},
     },
     services,
@@ -65,7 +65,7 @@ static CLUSTER: Noun = Noun {
     host: None,
     listed: None,
     fields: &[
-        field("id", &[("id", Uuid)], Kind::Id("cluster"), "Its id.").filtered(),
+        noun::id("cluster"),
         field("name", &[("name", Text)], Kind::Text, "Its name.")
             .filtered()
             .ordered(),
@@ -92,12 +92,7 @@ static CLUSTER: Noun = Noun {
         )
         .filtered()
         .grouped(),
-        field(
-            "version",
-            &[("version", Big)],
-            Kind::Int,
-            "Grows by one with every change.",
-        ),
+        version(),
         field(
             "minContainers",
             &[("min_containers", Int)],
@@ -124,14 +119,7 @@ static CLUSTER: Noun = Noun {
             "Why it cannot be used; null unless it failed.",
         )
         .nullable(),
-        field(
-            "createdAt",
-            &[("created_at", Time)],
-            Kind::Time,
-            "When it was made.",
-        )
-        .filtered()
-        .ordered_by_id(),
+        created_at("When it was made."),
         field(
             "updatedAt",
             &[("updated_at", Time)],

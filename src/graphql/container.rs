@@ -8,13 +8,14 @@ use async_graphql::{
 use futures_util::{Stream, StreamExt as _};
 
 use super::{
+    account::owner,
     id,
     list::{
         cell::{
             Cell,
-            Storage::{Big, Bool, Int, Json, Small, Text, Time, Uuid},
+            Storage::{Bool, Int, Json, Small, Text, Time},
         },
-        noun::{Kind, Noun, field, link, made, words},
+        noun::{self, Kind, Noun, created_at, field, link, made, updated_at, version, words},
         read::check_access,
         row::{Row, Shown},
     },
@@ -27,7 +28,7 @@ use crate::{
     error::AppError,
     live,
     services::containers::{Changes, Wanted},
-    store::{accounts, apps, clusters, containers, hosts, regions},
+    store::{apps, clusters, containers, hosts, regions},
 };
 
 /// Where a container stands.
@@ -84,7 +85,7 @@ static CONTAINER: Noun = Noun {
     host: Some("host_id"),
     listed: None,
     fields: &[
-        field("id", &[("id", Uuid)], Kind::Id("container"), "Its id.").filtered(),
+        noun::id("container"),
         field(
             "state",
             &[("state", Text)],
@@ -93,12 +94,7 @@ static CONTAINER: Noun = Noun {
         )
         .filtered()
         .grouped(),
-        field(
-            "version",
-            &[("version", Big)],
-            Kind::Int,
-            "Grows by one with every change.",
-        ),
+        version(),
         field(
             "dpi",
             &[("dpi", Small)],
@@ -182,25 +178,8 @@ static CONTAINER: Noun = Noun {
             "Why it failed; null unless it did.",
         )
         .nullable(),
-        field(
-            "createdAt",
-            &[("created_at", Time)],
-            Kind::Time,
-            "When it was asked for.",
-        )
-        .filtered()
-        .ordered_by_id()
-        .measured()
-        .grouped(),
-        field(
-            "updatedAt",
-            &[("updated_at", Time)],
-            Kind::Time,
-            "When it changed last.",
-        )
-        .filtered()
-        .ordered()
-        .measured(),
+        created_at("When it was asked for.").measured().grouped(),
+        updated_at().measured(),
         field(
             "runningAt",
             &[("running_at", Time)],
@@ -240,12 +219,7 @@ static CONTAINER: Noun = Noun {
     links: &[
         link::<apps::Entity>("app", "app_id", "What runs in it.").filtered(),
         link::<regions::Entity>("region", "region_id", "Where it runs.").filtered(),
-        link::<accounts::Entity>(
-            "owner",
-            "owner_id",
-            "Whose it is; null while it waits in a warm pool.",
-        )
-        .filtered(),
+        owner("Whose it is; null while it waits in a warm pool."),
         link::<clusters::Entity>(
             "cluster",
             "cluster_id",

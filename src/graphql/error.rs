@@ -15,7 +15,12 @@ impl From<Coded<'_>> for Error {
         let mut shown = match error {
             AppError::Internal(source) => {
                 let reference = hex(&secret_bytes::<6>());
-                tracing::error!(reference, error = chain(&**source), "internal error");
+                tracing::error!(
+                    reference,
+                    code = "INTERNAL",
+                    error = chain(&**source),
+                    "internal error"
+                );
                 Self::new(format!("internal error, reference {reference}"))
             }
             other => Self::new(other.to_string()),

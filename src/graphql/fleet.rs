@@ -13,7 +13,7 @@ use super::{
             Cell,
             Storage::{Int, Json, Text, Time, Uuid},
         },
-        noun::{Kind, Noun, field, link, made, words},
+        noun::{self, Kind, Noun, created_at, field, link, made, words},
         row::{Row, Shown},
     },
     services,
@@ -39,7 +39,7 @@ static POOL: Noun = Noun {
     host: None,
     listed: None,
     fields: &[
-        field("id", &[("id", Uuid)], Kind::Id("pool"), "Its id.").filtered(),
+        noun::id("pool"),
         field(
             "size",
             &[("size", Int)],
@@ -47,14 +47,7 @@ static POOL: Noun = Noun {
             "How many there are to be.",
         )
         .measured(),
-        field(
-            "createdAt",
-            &[("created_at", Time)],
-            Kind::Time,
-            "When it was made.",
-        )
-        .filtered()
-        .ordered_by_id(),
+        created_at("When it was made."),
         field(
             "updatedAt",
             &[("updated_at", Time)],
@@ -108,7 +101,7 @@ static ENGINE: Noun = Noun {
     host: None,
     listed: None,
     fields: &[
-        field("id", &[("id", Uuid)], Kind::Id("engine"), "Its id.").filtered(),
+        noun::id("engine"),
         field(
             "provider",
             &[("provider", Text)],
@@ -204,7 +197,7 @@ static AUDIT: Noun = Noun {
     host: None,
     listed: None,
     fields: &[
-        field("id", &[("id", Uuid)], Kind::Id("event"), "Its id.").filtered(),
+        noun::id("event"),
         field(
             "actor",
             &[("actor", Text)],

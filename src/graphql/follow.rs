@@ -92,6 +92,11 @@ pub(super) struct Key {
 impl Api {
     /// The answers to any operation: one, or as many as a subscription has.
     pub fn follow(&self, prepared: Prepared, session: &Session) -> BoxStream<'static, Answer> {
+        let told = self.told(&prepared);
+        told.until_first(self.answers(prepared, session)).boxed()
+    }
+
+    fn answers(&self, prepared: Prepared, session: &Session) -> BoxStream<'static, Answer> {
         match session.reach {
             Some(reach) if is_shared(&prepared) => {
                 let request = &prepared.request;
@@ -128,7 +133,7 @@ impl Api {
     /// The one answer to what is no subscription, in time.
     fn once(&self, request: Request, data: Arc<Data>) -> BoxStream<'static, Answer> {
         let mut answers = self.stream(request, data);
-        let longest = self.longest;
+        let longest = self.longest.get();
         let answer = async move {
             match tokio::time::timeout(longest, answers.next()).await {
                 Ok(answer) => answer,

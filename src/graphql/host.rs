@@ -13,9 +13,9 @@ use super::{
     list::{
         cell::{
             Cell,
-            Storage::{Big, Bool, Int, Text, Time, Uuid},
+            Storage::{Big, Bool, Int, Text, Time},
         },
-        noun::{Kind, Noun, field, link, made, words},
+        noun::{self, Kind, Noun, created_at, field, link, made, version, words},
         row::{Row, Shown},
     },
     services,
@@ -62,7 +62,7 @@ static HOST: Noun = Noun {
     host: Some("id"),
     listed: None,
     fields: &[
-        field("id", &[("id", Uuid)], Kind::Id("host"), "Its id.").filtered(),
+        noun::id("host"),
         field(
             "instanceId",
             &[("instance_id", Text)],
@@ -103,12 +103,7 @@ static HOST: Noun = Noun {
             "Whether somebody has taken it out of service; it stays so until `activateHost`.",
         )
         .filtered(),
-        field(
-            "version",
-            &[("version", Big)],
-            Kind::Int,
-            "Grows by one with every change.",
-        ),
+        version(),
         field(
             "cpuMillis",
             &[("cpu_millis", Big)],
@@ -165,14 +160,7 @@ static HOST: Noun = Noun {
         )
         .nullable()
         .filtered(),
-        field(
-            "createdAt",
-            &[("created_at", Time)],
-            Kind::Time,
-            "When it was registered.",
-        )
-        .filtered()
-        .ordered_by_id(),
+        created_at("When it was registered."),
     ],
     links: &[link::<clusters::Entity>("cluster", "cluster_id", "The cluster it is in.").filtered()],
 };
@@ -438,7 +426,8 @@ impl HostMutation {
             accepted: heard.is_newest,
             commands: HostCommand::all(heard.commands),
             report_all: heard.should_report,
-            interval_seconds: i64::try_from(services.fleet.heartbeat.as_secs()).unwrap_or(i64::MAX),
+            interval_seconds: i64::try_from(services.fleet.get().heartbeat.as_secs())
+                .unwrap_or(i64::MAX),
         })
     }
 

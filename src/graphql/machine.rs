@@ -4,14 +4,15 @@ use async_graphql::{Context, Enum, ID, Result, SimpleObject, Subscription};
 use futures_util::{Stream, StreamExt as _};
 
 use super::{
+    account::owner,
     container::{Failure, PublishedPort, coded, ports},
     host::mebibytes,
     list::{
         cell::{
             Cell,
-            Storage::{Big, Bool, Int, Json, Small, Text, Time, Uuid},
+            Storage::{Big, Bool, Int, Json, Small, Text, Time},
         },
-        noun::{Kind, Noun, field, link, made, words},
+        noun::{self, Kind, Noun, created_at, field, link, made, updated_at, version, words},
         read::check_access,
         row::{Row, Shown},
     },
@@ -21,7 +22,7 @@ use crate::{
     domain::{Table, id, policy::Resource, virtual_machine},
     error::AppError,
     live,
-    store::{accounts, clusters, hosts, images, machines, regions, snapshots},
+    store::{clusters, hosts, images, machines, regions, snapshots},
 };
 
 /// Where a virtual machine stands.
@@ -110,7 +111,7 @@ static MACHINE: Noun = Noun {
     host: None,
     listed: None,
     fields: &[
-        field("id", &[("id", Uuid)], Kind::Id("machine"), "Its id.").filtered(),
+        noun::id("machine"),
         field(
             "name",
             &[("name", Text)],
@@ -127,12 +128,7 @@ static MACHINE: Noun = Noun {
         )
         .filtered()
         .grouped(),
-        field(
-            "version",
-            &[("version", Big)],
-            Kind::Int,
-            "Grows by one with every change.",
-        ),
+        version(),
         field("cpus", &[("cpus", Small)], Kind::Int, "Its processors.")
             .filtered()
             .measured(),
@@ -213,25 +209,8 @@ static MACHINE: Noun = Noun {
             "Why it failed; null unless it did.",
         )
         .nullable(),
-        field(
-            "createdAt",
-            &[("created_at", Time)],
-            Kind::Time,
-            "When it was asked for.",
-        )
-        .filtered()
-        .ordered_by_id()
-        .measured()
-        .grouped(),
-        field(
-            "updatedAt",
-            &[("updated_at", Time)],
-            Kind::Time,
-            "When it changed last.",
-        )
-        .filtered()
-        .ordered()
-        .measured(),
+        created_at("When it was asked for.").measured().grouped(),
+        updated_at().measured(),
         field(
             "runningAt",
             &[("running_at", Time)],
@@ -254,7 +233,7 @@ static MACHINE: Noun = Noun {
     links: &[
         link::<images::Entity>("image", "image_id", "What it started from.").filtered(),
         link::<regions::Entity>("region", "region_id", "Where it runs.").filtered(),
-        link::<accounts::Entity>("owner", "owner_id", "Whose it is.").filtered(),
+        owner("Whose it is."),
         link::<clusters::Entity>(
             "cluster",
             "cluster_id",
@@ -288,7 +267,7 @@ static SNAPSHOT: Noun = Noun {
     host: None,
     listed: None,
     fields: &[
-        field("id", &[("id", Uuid)], Kind::Id("snapshot"), "Its id.").filtered(),
+        noun::id("snapshot"),
         field(
             "name",
             &[("name", Text)],
@@ -305,12 +284,7 @@ static SNAPSHOT: Noun = Noun {
         )
         .filtered()
         .grouped(),
-        field(
-            "version",
-            &[("version", Big)],
-            Kind::Int,
-            "Grows by one with every change.",
-        ),
+        version(),
         field(
             "failure",
             &[("failure_code", Text), ("failure_reason", Text)],
@@ -318,26 +292,12 @@ static SNAPSHOT: Noun = Noun {
             "Why it failed; null unless it did.",
         )
         .nullable(),
-        field(
-            "createdAt",
-            &[("created_at", Time)],
-            Kind::Time,
-            "When it was asked for.",
-        )
-        .filtered()
-        .ordered_by_id(),
-        field(
-            "updatedAt",
-            &[("updated_at", Time)],
-            Kind::Time,
-            "When it changed last.",
-        )
-        .filtered()
-        .ordered(),
+        created_at("When it was asked for."),
+        updated_at(),
     ],
     links: &[
         link::<machines::Entity>("virtualMachine", "machine_id", "Whose disk it is of.").filtered(),
-        link::<accounts::Entity>("owner", "owner_id", "Whose it is.").filtered(),
+        owner("Whose it is."),
     ],
 };
 
@@ -359,7 +319,7 @@ static IMAGE: Noun = Noun {
     host: None,
     listed: Some("active"),
     fields: &[
-        field("id", &[("id", Uuid)], Kind::Id("image"), "Its id.").filtered(),
+        noun::id("image"),
         field(
             "slug",
             &[("slug", Text)],
@@ -451,14 +411,7 @@ static IMAGE: Noun = Noun {
             Kind::Bool,
             "Whether it is on offer.",
         ),
-        field(
-            "createdAt",
-            &[("created_at", Time)],
-            Kind::Time,
-            "When it came into the catalogue.",
-        )
-        .filtered()
-        .ordered_by_id(),
+        created_at("When it came into the catalogue."),
     ],
     links: &[],
 };

@@ -6,7 +6,9 @@ pub mod access;
 mod account;
 mod app;
 mod archived_task;
+mod backup;
 mod cluster;
+mod connection_log;
 mod container;
 pub mod error;
 mod fleet;
@@ -15,13 +17,17 @@ mod host;
 pub mod limits;
 pub mod list;
 mod log;
+mod log_filter;
 mod machine;
 mod machine_actions;
 pub mod operations;
 mod queue;
+mod report;
 mod schedule;
+mod settings;
 mod task;
 mod task_log;
+mod told;
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,14 +37,16 @@ use async_graphql::{
 };
 use futures_util::Stream;
 use operations::{Known, Operations};
+use told::Told;
 use uuid::Uuid;
 
 use crate::{
-    domain::{Id, Table, id::Identified, policy::Viewer},
+    domain::{Dial, Id, Table, id::Identified, policy::Viewer},
     error::AppError,
     live::{self, EventBus, Freshness, Shared},
     services::Services,
     store::{Store, sessions::Origin},
+    telemetry::Meters,
 };
 
 /// Everything that can be read.
@@ -46,23 +54,32 @@ use crate::{
 pub struct Query(
     list::lists::Lists,
     account::AccountQuery,
+    backup::BackupQuery,
+    connection_log::ConnectionLogQuery,
     container::ContainerQuery,
     log::LogQuery,
+    log_filter::LogFilterQuery,
     queue::QueueQuery,
+    report::ReportQuery,
+    settings::SettingsQuery,
 );
 
 /// Everything that can be done.
 #[derive(MergedObject, Default)]
 pub struct Mutation(
     account::AccountMutation,
+    backup::BackupMutation,
     cluster::ClusterMutation,
+    connection_log::ConnectionLogMutation,
     container::ContainerMutation,
     fleet::FleetMutation,
     host::HostMutation,
+    log_filter::LogFilterMutation,
     machine_actions::MachineMutation,
     task::TaskMutation,
     queue::QueueMutation,
     schedule::ScheduleMutation,
+    settings::SettingsMutation,
 );
 
 /// Everything that can be watched.
@@ -98,7 +115,8 @@ pub struct Api {
     store: Store,
     operations: Arc<Operations>,
     shared: Shared<follow::Key, follow::Answer>,
-    longest: Duration,
+    longest: Dial<Duration>,
+    meters: Arc<Meters>,
 }
 
 /// What is offered beside the operations themselves.
@@ -107,7 +125,9 @@ pub struct Offer {
     /// Whether the schema answers questions about itself.
     pub introspection: bool,
     /// Bounds a query or a mutation; a subscription has no end.
-    pub longest: Duration,
+    pub longest: Dial<Duration>,
+    /// Where operations are counted.
+    pub meters: Arc<Meters>,
 }
 
 impl Api {
@@ -128,6 +148,7 @@ impl Api {
             operations: Arc::new(offer.operations),
             shared: Shared::default(),
             longest: offer.longest,
+            meters: offer.meters,
         }
     }
 
@@ -157,28 +178,50 @@ impl Api {
             request,
             kind,
             document,
-            viewer: None,
+            requester: None,
         })
     }
 
     /// The answer to a query or a mutation, as a text where it can be written at once.
     pub async fn answer(&self, prepared: Prepared) -> Answer {
-        if let (Some(OperationType::Query), Some(ready), Some(viewer)) =
-            (prepared.kind, prepared.document.ready(), prepared.viewer)
-        {
-            let answer = ready.answer(&self.store, viewer, &prepared.request.variables);
-            if let Ok(Some(text)) = tokio::time::timeout(self.longest, answer).await {
-                return Answer::Text(text);
-            }
-        }
-        Answer::Response(Box::new(self.run(prepared).await))
+        let told = self.told(&prepared);
+        let answer = told.around(self.answer_now(prepared)).await;
+        told.end(match &answer {
+            Answer::Text(_) => told::OK,
+            Answer::Response(response) => told::code(response),
+        });
+        answer
     }
 
     /// The answer to a query or a mutation.
     pub async fn run(&self, prepared: Prepared) -> Response {
+        let told = self.told(&prepared);
+        let answer = told.around(self.run_now(prepared)).await;
+        told.end(told::code(&answer));
+        answer
+    }
+
+    fn told(&self, prepared: &Prepared) -> Told {
+        let label = prepared.document.label(&prepared.request);
+        Told::begin(label, Arc::clone(&self.meters))
+    }
+
+    async fn answer_now(&self, prepared: Prepared) -> Answer {
+        if let (Some(OperationType::Query), Some(ready), Some(viewer)) =
+            (prepared.kind, prepared.document.ready(), prepared.viewer())
+        {
+            let answer = ready.answer(&self.store, viewer, &prepared.request.variables);
+            if let Ok(Some(text)) = tokio::time::timeout(self.longest.get(), answer).await {
+                return Answer::Text(text);
+            }
+        }
+        Answer::Response(Box::new(self.run_now(prepared).await))
+    }
+
+    async fn run_now(&self, prepared: Prepared) -> Response {
         let document = Arc::clone(&prepared.document);
         let answer = self.schema.execute(prepared.into_request());
-        let answer = tokio::time::timeout(self.longest, answer).await;
+        let answer = tokio::time::timeout(self.longest.get(), answer).await;
         let answer = answer.unwrap_or_else(|_| late());
         if answer.errors.is_empty() {
             document.is_valid(COMPLEXITY);
@@ -200,7 +243,7 @@ pub struct Prepared {
     /// What it executes; `None` when it names no operation of its document.
     pub kind: Option<OperationType>,
     document: Arc<Known>,
-    viewer: Option<Viewer>,
+    requester: Option<Requester>,
 }
 
 /// An answer to a query or a mutation.
@@ -214,13 +257,19 @@ impl Prepared {
     /// Adds what its resolvers see of the requester.
     #[must_use]
     pub fn by(mut self, requester: Requester) -> Self {
-        self.viewer = requester.viewer.as_ref().ok().copied();
-        self.request = self.request.data(requester);
+        self.requester = Some(requester);
         self
+    }
+
+    fn viewer(&self) -> Option<Viewer> {
+        self.requester.as_ref()?.viewer.as_ref().ok().copied()
     }
 
     fn into_request(self) -> Request {
         let mut request = self.request;
+        if let Some(requester) = self.requester {
+            request = request.data(requester);
+        }
         request.set_parsed_query(self.document.document.clone());
         request
     }
@@ -248,6 +297,11 @@ pub fn sdl() -> String {
         .prefer_single_line_descriptions();
     let text = builder().finish().sdl_with_options(options);
     format!("{}\n", text.trim_end())
+}
+
+/// The SHA-256 of the schema's text, in hexadecimal.
+pub fn schema_hash() -> String {
+    operations::hash(&sdl())
 }
 
 /// Who asks; an authorization that was refused is refused here, field by field, so that logging in stays possible.

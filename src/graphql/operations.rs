@@ -17,8 +17,8 @@ use async_graphql::{
 use lru::LruCache;
 use sha2::{Digest as _, Sha256};
 
-use super::{error::Coded, limits, list::ready::Ready};
-use crate::{domain::keyring::hex, error::AppError};
+use super::{error::Coded, limits, list::ready::Ready, told};
+use crate::{domain::keyring::hex, error::AppError, telemetry::work::OperationLabel};
 
 /// Texts from clients that are kept, and the longest of them, in bytes.
 const LEARNED: NonZeroUsize = NonZeroUsize::new(1000).unwrap();
@@ -27,11 +27,24 @@ const LONGEST: usize = 32 * 1024;
 /// A document that was read, and what has become known of it.
 pub struct Known {
     pub document: ExecutableDocument,
+    /// What is told of its only operation.
+    label: OnceLock<Arc<OperationLabel>>,
     /// How it is answered without the executor, found out when the executor has found it valid.
     ready: OnceLock<Option<Ready>>,
 }
 
 impl Known {
+    /// What may be told of what `request` executes of it.
+    pub fn label(&self, request: &Request) -> Arc<OperationLabel> {
+        let name = request.operation_name.as_deref();
+        let label = || Arc::new(told::label(&self.document, &request.query, name));
+        if self.document.operations.iter().count() == 1 {
+            Arc::clone(self.label.get_or_init(label))
+        } else {
+            label()
+        }
+    }
+
     /// Notes that the executor took it.
     pub fn is_valid(&self, cost: usize) {
         self.ready
@@ -72,7 +85,7 @@ pub struct BadOperations {
     problem: String,
 }
 
-fn hash(text: &str) -> String {
+pub(super) fn hash(text: &str) -> String {
     hex(&Sha256::digest(text.as_bytes()))
 }
 
@@ -165,6 +178,7 @@ impl Operations {
         limits::check(&document).map_err(shown)?;
         let document = Arc::new(Known {
             document,
+            label: OnceLock::new(),
             ready: OnceLock::new(),
         });
         if text.len() <= LONGEST {

@@ -10,10 +10,10 @@ use super::{
     list::{
         cell::{
             Cell,
-            Storage::{Big, Bool, Json, Text, Time, Uuid},
+            Storage::{Bool, Json, Text, Time},
             json_value,
         },
-        noun::{Kind, Noun, field, link, made},
+        noun::{self, Kind, Noun, created_at, field, link, made, version},
         row::{Row, Shown},
     },
     services, viewer,
@@ -36,7 +36,7 @@ static SCHEDULE: Noun = Noun {
     host: None,
     listed: None,
     fields: &[
-        field("id", &[("id", Uuid)], Kind::Id("schedule"), "Its id.").filtered(),
+        noun::id("schedule"),
         field("name", &[("name", Text)], Kind::Text, "Its name.")
             .filtered()
             .ordered(),
@@ -90,20 +90,8 @@ static SCHEDULE: Noun = Noun {
         )
         .nullable()
         .filtered(),
-        field(
-            "version",
-            &[("version", Big)],
-            Kind::Int,
-            "Grows by one with every change.",
-        ),
-        field(
-            "createdAt",
-            &[("created_at", Time)],
-            Kind::Time,
-            "When it was made.",
-        )
-        .filtered()
-        .ordered_by_id(),
+        version(),
+        created_at("When it was made."),
     ],
     links: &[link::<tasks::Entity>(
         "lastTask",

@@ -8,14 +8,15 @@ use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt as _, future::BoxFuture};
 
 use super::{
+    account::owner,
     container::coded,
     id,
     list::{
         cell::{
             Cell,
-            Storage::{Big, Int, Json, Small, Text, Time, Uuid},
+            Storage::{Int, Json, Small, Text, Time, Uuid},
         },
-        noun::{Kind, Noun, Words, field, link, made, words},
+        noun::{self, Kind, Noun, Words, created_at, field, made, version, words},
         read::check_access,
         row::{MetaFields, Record, Row, Shown, fields_of},
     },
@@ -27,10 +28,7 @@ use crate::{
     domain::{self, Id, Machine as _, Table, id, id::Identified as _, policy::Resource, task},
     error::AppError,
     live,
-    store::{
-        accounts,
-        tasks::{self, TaskInput as _},
-    },
+    store::tasks::{self, TaskInput as _},
     tasks::{
         assign_container, clusters, create_container, delete_container, drain_container,
         drain_host, refill_pool,
@@ -110,7 +108,7 @@ static TASK: Noun = Noun {
     host: None,
     listed: None,
     fields: &[
-        field("id", &[("id", Uuid)], Kind::Id("task"), "Its id.").filtered(),
+        noun::id("task"),
         field(
             "kind",
             &[("kind", Text)],
@@ -127,12 +125,7 @@ static TASK: Noun = Noun {
         )
         .filtered()
         .grouped(),
-        field(
-            "version",
-            &[("version", Big)],
-            Kind::Int,
-            "Grows by one with every change.",
-        ),
+        version(),
         field(
             "priority",
             &[("priority", Small)],
@@ -226,16 +219,7 @@ static TASK: Noun = Noun {
             "Why the last attempt went wrong.",
         )
         .nullable(),
-        field(
-            "createdAt",
-            &[("created_at", Time)],
-            Kind::Time,
-            "When it was asked for.",
-        )
-        .filtered()
-        .ordered_by_id()
-        .measured()
-        .grouped(),
+        created_at("When it was asked for.").measured().grouped(),
         field(
             "runAt",
             &[("run_at", Time)],
@@ -278,7 +262,7 @@ static TASK: Noun = Noun {
         .nullable()
         .filtered(),
     ],
-    links: &[link::<accounts::Entity>("owner", "owner_id", "Who asked for it.").filtered()],
+    links: &[owner("Who asked for it.")],
 };
 
 impl Shown for tasks::Entity {

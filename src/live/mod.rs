@@ -21,7 +21,7 @@ use tokio::sync::broadcast;
 pub use watch::{Seen, watch};
 
 use crate::{
-    domain::{Change, ChangeKind},
+    domain::{Change, ChangeKind, Table},
     error::TransportError,
 };
 
@@ -33,7 +33,7 @@ const LISTENER_CAPACITY: usize = 1024;
 pub enum Topic {
     /// Changed rows, for whoever watches.
     Changes,
-    /// Requests to running tasks, for workers.
+    /// Requests to running tasks, and news for every process.
     Control,
 }
 
@@ -42,9 +42,12 @@ impl Topic {
 
     /// Where a change is told.
     const fn of(change: &Change) -> &'static [Self] {
-        match change.kind {
-            ChangeKind::Updated => &[Self::Changes],
-            ChangeKind::CancelRequested => &Self::ALL,
+        match (change.kind, change.table) {
+            (ChangeKind::Updated, Table::LogFilter) | (ChangeKind::ConfigurationChanged, _) => {
+                &[Self::Control]
+            }
+            (ChangeKind::Updated, _) => &[Self::Changes],
+            (ChangeKind::CancelRequested, _) => &Self::ALL,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use super::{
     Accel, Docker, Engine as _, Faults, Hypervisor, Libvirt, LibvirtSettings, Provider, Qemu,
     QemuSettings, Simulated, SimulatedMachines, Swarm, docker, libvirt, qemu, simulated, swarm,
+    watched::Watched,
 };
 use crate::{
     config::{AccelChoice, MachineProviderChoice, ProviderChoice, Settings},
@@ -129,7 +130,42 @@ pub struct Providers {
     pub machines: Engines<dyn Hypervisor>,
 }
 
+impl Engines<dyn Provider> {
+    /// The same engines, whose calls are told.
+    #[must_use]
+    pub fn watched(self) -> Self {
+        let open = self.open;
+        Self::new(
+            Arc::new(Watched(self.default)),
+            self.own,
+            move |name, at| Some(Arc::new(Watched(open(name, at)?))),
+        )
+    }
+}
+
+impl Engines<dyn Hypervisor> {
+    /// The same engines, whose calls are told.
+    #[must_use]
+    pub fn watched(self) -> Self {
+        let open = self.open;
+        Self::new(
+            Arc::new(Watched(self.default)),
+            self.own,
+            move |name, at| Some(Arc::new(Watched(open(name, at)?))),
+        )
+    }
+}
+
 impl Providers {
+    /// The same engines, whose calls are told.
+    #[must_use]
+    pub fn watched(self) -> Self {
+        Self {
+            containers: self.containers.watched(),
+            machines: self.machines.watched(),
+        }
+    }
+
     /// One engine for everything of its sort, whatever the address.
     pub fn of(provider: Arc<dyn Provider>, hypervisor: Arc<dyn Hypervisor>) -> Self {
         let only = Arc::clone(&provider);

@@ -14,6 +14,7 @@ mod program;
 mod qemu;
 mod simulated;
 mod swarm;
+mod watched;
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 

@@ -69,6 +69,7 @@ mod tests {
 
     fn hint(task: u128, share: u128, priority: Priority) -> Hint {
         Hint {
+            trace: None,
             task: Id::new(Uuid::from_u128(task)),
             priority,
             share: Uuid::from_u128(share),

@@ -5,7 +5,7 @@ use std::{sync::Mutex, time::Duration};
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::{FairQueue, TaskQueue};
+use super::{FairQueue, Taken, TaskQueue};
 use crate::{
     domain::{Id, id::Task},
     error::TransportError,
@@ -56,13 +56,13 @@ impl TaskQueue for MemoryQueue {
         Ok(self.hints().len())
     }
 
-    async fn next(&self, max: usize, wait: Duration) -> Result<Vec<Id<Task>>, TransportError> {
+    async fn next(&self, max: usize, wait: Duration) -> Result<Taken, TransportError> {
         let taken = self.take(max);
         if !taken.is_empty() {
-            return Ok(taken);
+            return Ok(taken.into());
         }
         // A notice given since `take` is kept by `Notify`, so nothing slips between.
         let _ = tokio::time::timeout(wait, self.arrived.notified()).await;
-        Ok(self.take(max))
+        Ok(self.take(max).into())
     }
 }

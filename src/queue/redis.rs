@@ -12,7 +12,7 @@ use fred::{
 };
 use futures_util::future;
 
-use super::TaskQueue;
+use super::{Taken, TaskQueue};
 use crate::{
     config::Secret,
     domain::{Id, id::Task, task::Priority},
@@ -56,12 +56,24 @@ for _, key in ipairs(KEYS) do
 end
 return taken";
 
+/// `KEYS`: the set of the foretold, then the sets of all priorities. `ARGV`: tasks.
+///
+/// Only while nobody waits for a turn, so that nobody is passed by. Where no worker takes them they are gone in a second.
+const FORETELL: &str = "
+if redis.call('EXISTS', unpack(KEYS, 2)) > 0 then return 0 end
+for _, task in ipairs(ARGV) do redis.call('ZADD', KEYS[1], 0, task) end
+redis.call('EXPIRE', KEYS[1], 1)
+return #ARGV";
+
 /// Announces by script, takes what is there, and waits by a blocking pop when nothing is.
 pub struct RedisQueue {
     commands: Pool,
     blocking: Client,
     sets: [String; Priority::ALL.len()],
     ends: [String; Priority::ALL.len()],
+    /// What an idle worker pops: the foretold, and every priority.
+    awaited: Vec<String>,
+    foretell: Script,
     announce: Script,
     take: Script,
 }
@@ -70,10 +82,14 @@ impl RedisQueue {
     pub async fn new(url: &Secret, prefix: &str, commands: Pool) -> Result<Self, TransportError> {
         // The braces keep all keys in one slot of a cluster.
         let key = |what: &str, p: Priority| format!("{{{prefix}}}:{what}:{}", p.rank());
+        let sets = Priority::ALL.map(|p| key("hints", p));
+        let foretold = format!("{{{prefix}}}:foretold");
         Ok(Self {
+            awaited: std::iter::once(foretold).chain(sets.clone()).collect(),
+            foretell: Script::from_lua(FORETELL),
             commands,
             blocking: crate::redis::blocking(url).await?,
-            sets: Priority::ALL.map(|p| key("hints", p)),
+            sets,
             ends: Priority::ALL.map(|p| key("ends", p)),
             announce: Script::from_lua(ANNOUNCE),
             take: Script::from_lua(TAKE),
@@ -94,6 +110,10 @@ impl RedisQueue {
 
 #[async_trait]
 impl TaskQueue for RedisQueue {
+    fn system(&self) -> &'static str {
+        "redis"
+    }
+
     async fn announce(&self, hints: &[Hint]) -> Result<(), TransportError> {
         let client = crate::redis::now_or_never(self.commands.next());
         let mut calls = Vec::new();
@@ -116,6 +136,16 @@ impl TaskQueue for RedisQueue {
         Ok(())
     }
 
+    async fn foretell(&self, tasks: &[Id<Task>]) -> Result<bool, TransportError> {
+        let client = crate::redis::now_or_never(self.commands.next());
+        let tasks: Vec<String> = tasks.iter().map(Id::to_string).collect();
+        let told: usize = self
+            .foretell
+            .evalsha_with_reload(&client, self.awaited.clone(), tasks)
+            .await?;
+        Ok(told > 0)
+    }
+
     async fn backlog(&self) -> Result<usize, TransportError> {
         let client = crate::redis::now_or_never(self.commands.next());
         let lengths = self
@@ -125,14 +155,14 @@ impl TaskQueue for RedisQueue {
         Ok(future::try_join_all(lengths).await?.into_iter().sum())
     }
 
-    async fn next(&self, max: usize, wait: Duration) -> Result<Vec<Id<Task>>, TransportError> {
-        let mut taken = self.take(max).await?;
+    async fn next(&self, max: usize, wait: Duration) -> Result<Taken, TransportError> {
+        let taken = self.take(max).await?;
         if !taken.is_empty() || wait.is_zero() {
-            return Ok(taken);
+            return Ok(taken.into());
         }
         let client = crate::redis::now_or_never(&self.blocking);
         let pop = client
-            .bzpopmin::<Option<(String, String, f64)>, _>(self.sets.to_vec(), wait.as_secs_f64());
+            .bzpopmin::<Option<(String, String, f64)>, _>(self.awaited.clone(), wait.as_secs_f64());
         // The server ends the wait; the second bound is for one that is frozen or unreachable.
         let first = match tokio::time::timeout(wait + Duration::from_secs(2), pop).await {
             Err(_) => {
@@ -143,10 +173,12 @@ impl TaskQueue for RedisQueue {
             Ok(Err(error)) if *error.kind() == ErrorKind::Timeout => None,
             Ok(popped) => popped?,
         };
-        let Some((_, first, _)) = first else {
-            return Ok(Vec::new());
+        let Some((key, first, _)) = first else {
+            return Ok(Taken::default());
         };
-        taken.extend(Id::parse(&first));
-        Ok(taken)
+        Ok(Taken {
+            tasks: Id::parse(&first).into_iter().collect(),
+            are_foretold: self.awaited.first() == Some(&key),
+        })
     }
 }

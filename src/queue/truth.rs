@@ -28,6 +28,11 @@ use crate::{
 pub trait TaskStore: Send + Sync {
     // What a worker does with tasks in its hands.
     async fn claim(&self, tasks: &[Id<Task>], by: &Claimer) -> Result<Vec<Claimed>, StoreError>;
+    async fn claim_foretold(
+        &self,
+        tasks: &[Id<Task>],
+        by: &Claimer,
+    ) -> Result<Vec<Claimed>, StoreError>;
     async fn renew(&self, leases: &[Lease], lease: Duration) -> Result<Vec<Renewed>, StoreError>;
     async fn report(&self, reports: &[Report]) -> Result<Vec<Lease>, StoreError>;
     async fn settle(&self, outcomes: &[(Lease, Outcome)]) -> Result<Vec<Lease>, StoreError>;
@@ -81,6 +86,13 @@ pub trait TaskStore: Send + Sync {
 impl TaskStore for Store {
     async fn claim(&self, tasks: &[Id<Task>], by: &Claimer) -> Result<Vec<Claimed>, StoreError> {
         tasks::claim(self, tasks, by).await
+    }
+    async fn claim_foretold(
+        &self,
+        tasks: &[Id<Task>],
+        by: &Claimer,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        tasks::claim_foretold(self, tasks, by).await
     }
     async fn renew(&self, leases: &[Lease], lease: Duration) -> Result<Vec<Renewed>, StoreError> {
         tasks::renew(self, leases, lease).await

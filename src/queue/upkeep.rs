@@ -4,11 +4,15 @@ use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::upkeep_blobs::Blobs;
 use crate::{
+    domain::Dial,
     error::StoreError,
+    objects::Objects,
     store::{
         Store,
         archive::{self, Cut},
+        retention::{self, Before},
         statistics, tasks, workers,
     },
 };
@@ -35,24 +39,38 @@ pub struct Retention {
     pub failed: Duration,
     /// Both stay in the archive after that.
     pub archived: Duration,
+    /// What containers and machines have written.
+    pub logs: Duration,
+    /// Logins that have ended.
+    pub logins: Duration,
+    pub audit: Duration,
 }
 
 pub struct Upkeep {
     store: Store,
-    retention: Retention,
+    retention: Dial<Retention>,
     count_at: DateTime<Utc>,
     clear_at: DateTime<Utc>,
+    blobs: Option<Blobs>,
 }
 
 impl Upkeep {
-    pub fn new(store: Store, retention: Retention) -> Self {
+    pub fn new(store: Store, retention: Dial<Retention>) -> Self {
         let now = store.now();
         Self {
             store,
             retention,
             count_at: now,
             clear_at: now + CLEAR,
+            blobs: None,
         }
+    }
+
+    /// The same, looking after what is kept beside the database as well.
+    #[must_use]
+    pub fn with_blobs(mut self, objects: Objects) -> Self {
+        self.blobs = Some(Blobs::new(self.store.clone(), objects));
+        self
     }
 
     pub(super) async fn turn(&mut self) -> Result<(), StoreError> {
@@ -65,17 +83,42 @@ impl Upkeep {
         if self.clear_at <= now {
             self.clear_at = now + CLEAR;
             self.clear().await?;
+            self.look_after_blobs().await?;
+        }
+        Ok(())
+    }
+
+    /// Removes logs of connections that are over, and repairs what has lost its other side.
+    pub async fn look_after_blobs(&mut self) -> Result<(), StoreError> {
+        match &mut self.blobs {
+            Some(blobs) => blobs.turn().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets what was recorded long ago.
+    async fn forget(&self, now: DateTime<Utc>) -> Result<(), StoreError> {
+        let retention = self.retention.get();
+        let before = Before {
+            logs: now - retention.logs,
+            logins: now - retention.logins,
+            audit: now - retention.audit,
+        };
+        for _ in 0..ROUNDS {
+            if retention::forget(&self.store, before, BATCH).await? < BATCH {
+                break;
+            }
         }
         Ok(())
     }
 
     /// Archives, and forgets what is older than that.
     pub async fn clear(&self) -> Result<(), StoreError> {
-        let now = self.store.now();
+        let (now, retention) = (self.store.now(), self.retention.get());
         let cut = Cut {
-            ended_before: now - self.retention.ended,
-            failed_before: now - self.retention.failed,
-            archived_before: now - self.retention.archived,
+            ended_before: now - retention.ended,
+            failed_before: now - retention.failed,
+            archived_before: now - retention.archived,
         };
         for _ in 0..ROUNDS {
             let moved = archive::move_ended(&self.store, cut, BATCH).await?;
@@ -87,6 +130,7 @@ impl Upkeep {
             }
         }
         archive::drop_old(&self.store, cut, BATCH).await?;
+        self.forget(now).await?;
         workers::forget_silent(&self.store, SILENCE).await?;
         let known: BTreeSet<String> = workers::all(&self.store)
             .await?

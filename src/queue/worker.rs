@@ -15,8 +15,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
-    Registry, Run, Stop, StopReason, TaskQueue, TaskStore,
+    Registry, Run, Stop, StopReason, Taken, TaskQueue, TaskStore,
     run::{WriteError, Written},
+    told::{log_end, of_run, tell_claimed},
 };
 use crate::{
     domain::{ChangeKind, Clock, Entropy, Id, Table, id::Task},
@@ -27,13 +28,23 @@ use crate::{
         tasks::{Claimed, Claimer, Cursor, Lease, Outcome, Report},
         workers::Beat,
     },
-    telemetry::Meters,
+    telemetry::{
+        Meters,
+        trace::{self, Kind, Span},
+    },
 };
 
 /// Longest wait for one hint.
 const HINT: Duration = Duration::from_secs(1);
 /// How often a worker looks into the database while the queue is away, and tries again what it could not write.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a worker lets pass before it looks again for what it was foretold: it may hear of it before its commit has begun.
+/// After the last of them it leaves it to the announcement.
+const EARLY: [Duration; 3] = [
+    Duration::ZERO,
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+];
 /// Runs' writes of one kind that go together.
 const WRITES: Limits = Limits {
     batch: 500,
@@ -247,22 +258,23 @@ impl Worker {
             }
             if !unclaimed.is_empty() {
                 let count = unclaimed.len().min(free.len());
-                return Ok((unclaimed.drain(..count).collect(), free));
+                let hints: Vec<_> = unclaimed.drain(..count).collect();
+                return Ok((Taken::from(hints), free));
             }
             if !*has_looked {
                 let due = self.truth.due(&self.claimer, cursor, free.len() as u64);
                 let ids = due.await?;
                 *has_looked = true;
                 if !ids.is_empty() {
-                    return Ok((ids, free));
+                    return Ok((ids.into(), free));
                 }
             }
-            let ids = match self.queue.next(free.len(), HINT).await {
-                Ok(ids) => {
+            let taken = match self.queue.next(free.len(), HINT).await {
+                Ok(taken) => {
                     if self.is_queue_away.swap(false, Ordering::Relaxed) {
                         tracing::info!("the queue is back");
                     }
-                    ids
+                    taken
                 }
                 Err(error) => {
                     self.meters.transport_errors.inc();
@@ -271,28 +283,52 @@ impl Worker {
                         tracing::warn!(%error, "the queue is away; looking into the database until it is back");
                     }
                     self.clock.sleep(LOOK).await;
-                    self.truth
-                        .due(&self.claimer, cursor, free.len() as u64)
-                        .await?
+                    let due = self.truth.due(&self.claimer, cursor, free.len() as u64);
+                    due.await?.into()
                 }
             };
-            Ok::<_, StoreError>((ids, free))
+            Ok::<_, StoreError>((taken, free))
         };
         // A dropped wait loses at most hints. The claim is never dropped: it would look like a lost worker.
-        let (mut ids, free) = tokio::select! {
+        let (taken, free) = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(Vec::new()),
             hints = hints => hints?,
         };
+        let mut ids = taken.tasks;
         self.leave_out_running(&mut ids);
-        match self.truth.claim(&ids, &self.claimer).await {
-            Ok(claimed) => Ok(claimed.into_iter().zip(free).collect()),
+        let began = trace::now();
+        match self.claim(&ids, taken.are_foretold).await {
+            Ok(claimed) => {
+                tell_claimed(began, &claimed);
+                Ok(claimed.into_iter().zip(free).collect())
+            }
             Err(error) => {
                 // These hints are nowhere else any more.
                 hand.unclaimed.extend(ids);
                 Err(error)
             }
         }
+    }
+
+    /// Claims; what was foretold and is not there yet, once it is.
+    async fn claim(
+        &self,
+        ids: &[Id<Task>],
+        are_foretold: bool,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        if !are_foretold || ids.is_empty() {
+            return self.truth.claim(ids, &self.claimer).await;
+        }
+        let mut claimed = self.truth.claim_foretold(ids, &self.claimer).await?;
+        for pause in EARLY {
+            if !claimed.is_empty() {
+                break;
+            }
+            self.clock.sleep(pause).await;
+            claimed = self.truth.claim_foretold(ids, &self.claimer).await?;
+        }
+        Ok(claimed)
     }
 
     /// A task that runs here is not taken again: if the database has forgotten the claim, the same attempt would be
@@ -399,15 +435,20 @@ impl Worker {
         let (lease, kind, began) = (task.lease(), task.kind.clone(), self.clock.now());
         self.meters
             .taken(&kind, (began - task.run_at).to_std().unwrap_or_default());
+        let (span, work) = of_run(&task);
         let run = self.run_of(task, stop);
-        let outcome = self.outcome(&run).await;
-        tracing::debug!(task = %lease.task, kind, attempt = lease.attempt, ?outcome, "a run has ended");
-        let word = outcome.as_ref().map_or("lost", Outcome::word);
-        let took = (self.clock.now() - began).to_std().unwrap_or_default();
-        self.meters.ended(&kind, word, took);
-        if let Some(outcome) = outcome {
-            self.settle(&run, outcome).await;
-        }
+        let perform = async {
+            let outcome = self.outcome(&run).await;
+            let word = outcome.as_ref().map_or("lost", Outcome::word);
+            let took = (self.clock.now() - began).to_std().unwrap_or_default();
+            self.meters.ended(&kind, word, took);
+            log_end(&span, word, outcome.as_ref(), took);
+            if let Some(outcome) = outcome {
+                let settling = Span::part(Kind::Client, || "settle".into());
+                settling.around(self.settle(&run, outcome)).await;
+            }
+        };
+        work.around(&span, perform).await;
         self.running().remove(&lease);
         drop(slot);
     }

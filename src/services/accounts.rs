@@ -6,12 +6,15 @@ use super::{Services, signed_in};
 use crate::{
     auth::SecretToken,
     domain::{
+        Id,
+        id::User,
         policy::{Action, Role, Viewer},
         value::{DisplayName, Email, NewPassword},
     },
     error::{AppError, InField as _},
     store::{
         accounts,
+        login_events::{self, Outcome},
         scoped::Scoped as _,
         sessions::{self, Origin, Spent},
     },
@@ -47,7 +50,7 @@ impl Services {
             account.id(),
             origin,
             refresh.hash,
-            self.auth.refresh_life,
+            self.auth.lives.get().refresh,
         )
         .await?;
         tx.commit().await?;
@@ -78,21 +81,41 @@ impl Services {
             .is_right(password.get(..4096).unwrap_or(password), hash)
             .await?
         {
+            let owner = account.map(|account| account.id());
+            self.refused(owner, Outcome::Refused, origin).await?;
             return Err(WRONG);
         }
-        let account = account.filter(|account| !account.disabled).ok_or(WRONG)?;
+        let account = account.ok_or(WRONG)?;
+        if account.disabled {
+            self.refused(Some(account.id()), Outcome::Disabled, origin)
+                .await?;
+            return Err(WRONG);
+        }
         let refresh = SecretToken::generate();
         let mut tx = self.store.begin().await?;
+        login_events::record(&mut tx, Some(account.id()), Outcome::Succeeded, origin).await?;
         let session = sessions::open(
             &mut tx,
             account.id(),
             origin,
             refresh.hash,
-            self.auth.refresh_life,
+            self.auth.lives.get().refresh,
         )
         .await?;
         tx.commit().await?;
         self.logged_in(account, session, refresh.token)
+    }
+
+    /// Records a log-in that was refused.
+    async fn refused(
+        &self,
+        owner: Option<Id<User>>,
+        outcome: Outcome,
+        origin: &Origin,
+    ) -> Result<(), AppError> {
+        let mut tx = self.store.begin().await?;
+        login_events::record(&mut tx, owner, outcome, origin).await?;
+        Ok(tx.commit().await?)
     }
 
     /// Spends a refresh token for new tokens of the same session. A token spent before ends the session: one of the
@@ -106,7 +129,7 @@ impl Services {
             &mut tx,
             &SecretToken::hash_of(token),
             next.hash,
-            self.auth.refresh_life,
+            self.auth.lives.get().refresh,
         )
         .await?;
         let session = match spent {
@@ -155,7 +178,6 @@ impl Services {
     ) -> Result<LoggedIn, AppError> {
         let (access_token, access_token_expires_at) =
             self.auth
-                .tokens
                 .sign(account.id(), session.id(), self.store.now())?;
         Ok(LoggedIn {
             account,

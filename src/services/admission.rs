@@ -13,7 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::{
-    domain::{Id, id::User},
+    domain::{Dial, Id, id::User},
     error::AppError,
     store::{Store, statistics, tasks},
 };
@@ -25,11 +25,18 @@ const FRESH_AT_LIMIT: TimeDelta = TimeDelta::milliseconds(20);
 /// Owners whose counts are kept.
 const OWNERS: usize = 10_000;
 
+/// Most unfinished tasks.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub per_owner: u64,
+    pub total: u64,
+}
+
 /// The doorkeeper of the queue.
 #[derive(Clone)]
 pub struct Admission {
-    per_owner: u64,
-    total: u64,
+    /// What holds from now on.
+    bounds: Dial<Bounds>,
     owners: Arc<Mutex<HashMap<Uuid, Count>>>,
     whole: Arc<Mutex<Whole>>,
 }
@@ -63,10 +70,9 @@ impl Whole {
 }
 
 impl Admission {
-    pub fn new(per_owner: u64, total: u64) -> Self {
+    pub fn new(bounds: Dial<Bounds>) -> Self {
         Self {
-            per_owner,
-            total,
+            bounds,
             owners: Arc::default(),
             whole: Arc::default(),
         }
@@ -86,7 +92,7 @@ impl Admission {
         if !self.take(store, owner, count).await? {
             return Err(AppError::QuotaExceeded {
                 what: "unfinished tasks",
-                limit: self.per_owner,
+                limit: self.bounds.get().per_owner,
             });
         }
         lock(&self.whole).add(store.now(), count);
@@ -98,7 +104,7 @@ impl Admission {
         let now = store.now();
         {
             let whole = lock(&self.whole);
-            let has_room = whole.sum() + count <= self.total;
+            let has_room = whole.sum() + count <= self.bounds.get().total;
             let fresh = if has_room { FRESH } else { FRESH_AT_LIMIT };
             if now - whole.looked_at < fresh {
                 return Ok(has_room);
@@ -112,12 +118,12 @@ impl Admission {
             whole.unfinished = counted.live();
             whole.since.retain(|(at, _)| *at > counted.at);
         }
-        Ok(whole.sum() + count <= self.total)
+        Ok(whole.sum() + count <= self.bounds.get().total)
     }
 
     /// Takes room for so many more of `owner`'s; whether there was any.
     async fn take(&self, store: &Store, owner: Uuid, count: u64) -> Result<bool, AppError> {
-        let (now, limit) = (store.now(), self.per_owner);
+        let (now, limit) = (store.now(), self.bounds.get().per_owner);
         if let Some(known) = lock(&self.owners).get_mut(&owner) {
             let age = now - known.at;
             let has_room = known.unfinished + count <= limit;

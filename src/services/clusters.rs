@@ -141,7 +141,7 @@ impl Services {
         viewer: Viewer,
         id: Id<Cluster>,
     ) -> Result<(Model, tasks::Model), AppError> {
-        let patience = self.fleet.patience;
+        let patience = self.fleet.get().patience;
         let event = ClusterEvent::Drain;
         self.move_cluster(viewer, Action::Operate, id, event, |row| {
             kinds::Drain::task_of(row, patience)
@@ -291,10 +291,10 @@ impl Services {
         }
         let row = hosts::change(&mut tx, &row, patch).await?;
         let drained = if is_going {
-            let task = drain_host::again(&mut tx, &row, self.fleet.patience).await?;
+            let task = drain_host::again(&mut tx, &row, self.fleet.get().patience).await?;
             (row, task)
         } else {
-            drain_host::request(&mut tx, &row, self.fleet.patience).await?
+            drain_host::request(&mut tx, &row, self.fleet.get().patience).await?
         };
         audit::record(&mut tx, viewer, "host.drain", id, json!({})).await?;
         tx.commit().await?;

@@ -168,12 +168,12 @@ impl Services {
     /// those who count take turns.
     async fn keep_quota(&self, tx: &Tx<'_>, owner: Id<User>) -> Result<(), AppError> {
         accounts::lock(tx, owner).await?;
-        if containers::unscoped_count_of(tx, owner).await? < self.fleet.containers_per_owner {
+        if containers::unscoped_count_of(tx, owner).await? < self.fleet.get().containers_per_owner {
             return Ok(());
         }
         Err(AppError::QuotaExceeded {
             what: "containers",
-            limit: self.fleet.containers_per_owner,
+            limit: self.fleet.get().containers_per_owner,
         })
     }
 
@@ -251,7 +251,7 @@ impl Services {
         if let Some(task) = replayed_on(&tx, owner, key.as_ref(), kind, row.id).await? {
             return Ok((row, task));
         }
-        let patience = patience.unwrap_or(self.fleet.patience);
+        let patience = patience.unwrap_or(self.fleet.get().patience);
         let (row, task) = drain_container::request(&mut tx, &row, patience, key).await?;
         let task = task.is_new.then_some(task.task).ok_or(BEING_USED)?;
         let detail = json!({ "patienceSeconds": patience.as_secs() });

@@ -198,7 +198,8 @@ impl Services {
                 None => hosts::change(&mut tx, &row, patch).await?,
             };
             if beat.is_dying && heard.status()? == HostStatus::Healthy {
-                let (heard, _) = drain_host::request(&mut tx, &heard, self.fleet.patience).await?;
+                let (heard, _) =
+                    drain_host::request(&mut tx, &heard, self.fleet.get().patience).await?;
                 audit::record(&mut tx, viewer, "host.dying", id, json!({})).await?;
                 heard
             } else {

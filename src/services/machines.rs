@@ -165,10 +165,10 @@ impl Services {
         let mut tx = self.store.begin().await?;
         // The owner's row stays locked until the transaction ends, so that those who count take turns.
         accounts::lock(&tx, owner).await?;
-        if machines::unscoped_count_of(&tx, owner).await? >= self.fleet.machines_per_owner {
+        if machines::unscoped_count_of(&tx, owner).await? >= self.fleet.get().machines_per_owner {
             return Err(AppError::QuotaExceeded {
                 what: "virtual machines",
-                limit: self.fleet.machines_per_owner,
+                limit: self.fleet.get().machines_per_owner,
             });
         }
         let (row, task) = run_machine::request(&mut tx, machine, key).await?;

@@ -2,30 +2,38 @@
 
 pub mod accounts;
 pub mod admission;
+pub mod backups;
 pub mod catalogue;
 pub mod clusters;
+pub mod connection_logs;
 pub mod containers;
 mod endpoints;
 pub mod hosts;
 pub mod images;
+mod logging;
 pub mod logs;
 pub mod machines;
 pub mod queue;
+pub mod reporting;
 pub mod reports;
 pub mod schedules;
 pub mod seed;
+pub mod settings;
 pub mod snapshots;
 pub mod tasks;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use admission::Admission;
+use connection_logs::Connections;
 use sea_orm::ConnectionTrait;
 
 use crate::{
     auth::Auth,
+    backup::Backups,
+    config::Configuration,
     domain::{
-        Id, Keyring,
+        Dial, Id, Keyring,
         id::{Host, User},
         policy::{Action, Resource, Scope, Viewer, scope},
         value::IdempotencyKey,
@@ -45,7 +53,12 @@ pub struct Services {
     pub keyring: Keyring,
     pub enqueuer: Enqueuer,
     pub admission: Admission,
-    pub fleet: Fleet,
+    pub fleet: Dial<Fleet>,
+    /// This process' settings.
+    pub configuration: Arc<Configuration>,
+    /// `None` where there is no place for backups.
+    pub backups: Option<Arc<Backups>>,
+    pub connections: Connections,
 }
 
 /// What is allowed of the fleet, and expected of it.
@@ -59,26 +72,6 @@ pub struct Fleet {
     pub patience: Duration,
     /// Time between two heartbeats of a host.
     pub heartbeat: Duration,
-}
-
-impl Services {
-    pub fn new(
-        store: Store,
-        auth: Auth,
-        keyring: Keyring,
-        admission: Admission,
-        fleet: Fleet,
-    ) -> Self {
-        let enqueuer = Enqueuer::new(store.clone());
-        Self {
-            store,
-            auth,
-            keyring,
-            enqueuer,
-            admission,
-            fleet,
-        }
-    }
 }
 
 /// The signed-in person, or the error that asks for signing in.

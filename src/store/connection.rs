@@ -1,14 +1,24 @@
 //! Opening the database, with limits on every wait.
 
-use std::{str::FromStr as _, time::Duration};
+use std::{
+    pin::Pin,
+    str::FromStr as _,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use migration::{Migrator, MigratorTrait as _};
 use sea_orm::{
-    ConnectOptions, DatabaseConnection, DbErr,
+    ConnectOptions, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait as _,
     sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
-use crate::config::{Database, Settings};
+use tokio::runtime::Handle;
+
+use crate::{
+    config::{Database, Settings},
+    telemetry::slow,
+};
 
 /// How long a request waits for a free or new connection before it is told `UNAVAILABLE`.
 const ACQUIRE: Duration = Duration::from_secs(4);
@@ -106,7 +116,63 @@ async fn open_postgres(
             ])
             .options(planner.iter().copied())
     });
-    sea_orm::Database::connect(options).await
+    watched(Box::pin(sea_orm::Database::connect(options)).await)
+}
+
+/// Opens a transaction. SQLite takes its write lock at once: one that upgrades later fails instead of waiting.
+pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
+    let db = db.clone();
+    let opening = Box::pin(async move {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        db.begin_with_options(options).await
+    });
+    Opening(Some(opening)).await
+}
+
+/// Goes on without whoever waited for it, so that what it opened is closed: the driver leaves a connection whose `BEGIN`
+/// was abandoned in its transaction and gives it to the next, whose writes are then never committed (sqlx 0.9, #4393).
+struct Opening<F: Future + Send + 'static>(Option<Pin<Box<F>>>)
+where
+    F::Output: Send;
+
+impl<F: Future + Send + 'static> Future for Opening<F>
+where
+    F::Output: Send,
+{
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let opening = self.0.as_mut().expect("it is not polled after its end");
+        let opened = ready!(opening.as_mut().poll(context));
+        self.0 = None;
+        Poll::Ready(opened)
+    }
+}
+
+impl<F: Future + Send + 'static> Drop for Opening<F>
+where
+    F::Output: Send,
+{
+    fn drop(&mut self) {
+        // Without a runtime the connections are gone as well.
+        if let Some(opening) = self.0.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async move { drop(opening.await) });
+        }
+    }
+}
+
+/// Has every statement that goes through the library told of; those of kept connections tell of themselves.
+fn watched(opened: Result<DatabaseConnection, DbErr>) -> Result<DatabaseConnection, DbErr> {
+    let mut db = opened?;
+    db.set_metric_callback(|info| {
+        slow::statement(&info.statement.sql, info.elapsed, None, info.failed);
+    });
+    Ok(db)
 }
 
 async fn open_sqlite(url: &str, connections: u32) -> Result<DatabaseConnection, DatabaseDown> {
@@ -138,26 +204,42 @@ async fn open_sqlite(url: &str, connections: u32) -> Result<DatabaseConnection, 
             .idle_timeout(None)
             .max_lifetime(None);
     }
-    sea_orm::Database::connect(options)
-        .await
-        .map_err(|error| down(&error))
+    watched(Box::pin(sea_orm::Database::connect(options)).await).map_err(|error| down(&error))
 }
 
-/// Brings the tables up to this version; processes that start together take turns.
-pub async fn migrate(db: &DatabaseConnection) -> Result<(), DbErr> {
-    use sea_orm::{ConnectionTrait as _, DbBackend, TransactionTrait as _};
-    if db.get_database_backend() != DbBackend::Postgres {
-        return Migrator::up(db, None).await;
+/// How a pool is.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolState {
+    pub name: &'static str,
+    /// Connections in nobody's hands; those kept between statements count as busy.
+    pub idle: usize,
+    pub busy: usize,
+    /// The most there may be.
+    pub most: usize,
+}
+
+/// How the pools are; on SQLite both are one.
+pub(super) fn pools(people: &DatabaseConnection, engine: &DatabaseConnection) -> Vec<PoolState> {
+    let state = |name, (size, idle, most): (u32, usize, u32)| {
+        let (size, most) = (size as usize, most as usize);
+        PoolState {
+            name,
+            idle,
+            busy: size.saturating_sub(idle),
+            most,
+        }
+    };
+    if people.get_database_backend() == DbBackend::Postgres {
+        [("people", people), ("engine", engine)]
+            .map(|(name, db)| {
+                let pool = db.get_postgres_connection_pool();
+                let most = pool.options().get_max_connections();
+                state(name, (pool.size(), pool.num_idle(), most))
+            })
+            .to_vec()
+    } else {
+        let pool = people.get_sqlite_connection_pool();
+        let most = pool.options().get_max_connections();
+        vec![state("people", (pool.size(), pool.num_idle(), most))]
     }
-    // The lock lives as long as this transaction, on a connection of its own; the steps run on others.
-    let turn = db.begin().await?;
-    // This one wait may be long: another process is at the same steps.
-    turn.execute_unprepared("SET LOCAL lock_timeout = 0")
-        .await?;
-    turn.execute_unprepared("SET LOCAL idle_in_transaction_session_timeout = 0")
-        .await?;
-    turn.execute_unprepared("SELECT pg_advisory_xact_lock(7730)")
-        .await?;
-    Migrator::up(db, None).await?;
-    turn.commit().await
 }

@@ -11,7 +11,11 @@ use sea_orm::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Tx, scoped::Scoped};
+use super::{
+    Tx,
+    periods::{self, Runs},
+    scoped::Scoped,
+};
 use crate::{
     domain::{
         Change, ChangeKind, Id, Machine as _, Table,
@@ -97,6 +101,19 @@ impl Model {
         ContainerState::parse(&self.state).ok_or(StoreError::Unreadable {
             column: "container.state",
         })
+    }
+
+    /// What its running is recorded as.
+    fn runs(&self) -> Runs {
+        Runs {
+            subject: "container",
+            id: self.id,
+            owner: self.owner_id,
+            product: self.app_id,
+            region: self.region_id,
+            cluster: self.cluster_id,
+            release_channel: Some(self.release_channel.clone()),
+        }
     }
 
     fn change(&self) -> Change {
@@ -208,6 +225,8 @@ pub async fn assign_warm(
         .await?;
     let row = taken.into_iter().next();
     if let Some(row) = &row {
+        periods::end(tx, row.id, now).await?;
+        periods::begin(tx, row.runs(), now).await?;
         tx.changed(row.change());
     }
     Ok(row)
@@ -388,8 +407,11 @@ pub async fn transition(
     event: ContainerEvent,
     mut patch: ActiveModel,
 ) -> Result<Model, StoreError> {
-    patch.state = Set(row.state()?.after(event)?.as_str().to_owned());
-    change(tx, row, patch).await
+    let (before, after) = (row.state()?, row.state()?.after(event)?);
+    patch.state = Set(after.as_str().to_owned());
+    let row = change(tx, row, patch).await?;
+    periods::follow(tx, before.is_up(), after.is_up(), || row.runs(), row.id).await?;
+    Ok(row)
 }
 
 /// Writes `patch`, if nobody changed the row since it was read.

@@ -9,6 +9,7 @@ use super::{
     Tx,
     apps::Strings,
     containers::{Place, PortMap},
+    periods::{self, Runs},
     scoped::Scoped,
 };
 use crate::{
@@ -90,6 +91,19 @@ impl Model {
         MachineState::parse(&self.state).ok_or(StoreError::Unreadable {
             column: "virtual_machine.state",
         })
+    }
+
+    /// What its running is recorded as.
+    fn runs(&self) -> Runs {
+        Runs {
+            subject: "machine",
+            id: self.id,
+            owner: Some(self.owner_id),
+            product: self.image_id,
+            region: self.region_id,
+            cluster: self.cluster_id,
+            release_channel: None,
+        }
     }
 
     const fn change(&self) -> Change {
@@ -254,8 +268,11 @@ pub async fn transition(
     event: MachineEvent,
     mut patch: ActiveModel,
 ) -> Result<Model, StoreError> {
-    patch.state = Set(row.state()?.after(event)?.as_str().to_owned());
-    change(tx, row, patch).await
+    let (before, after) = (row.state()?, row.state()?.after(event)?);
+    patch.state = Set(after.as_str().to_owned());
+    let row = change(tx, row, patch).await?;
+    periods::follow(tx, before.is_up(), after.is_up(), || row.runs(), row.id).await?;
+    Ok(row)
 }
 
 /// Writes `patch`, if nobody changed the row since it was read.

@@ -11,6 +11,7 @@ pub mod audit;
 pub mod batch;
 pub mod clusters;
 pub mod connection;
+pub mod connection_logs;
 pub mod console_tokens;
 pub mod containers;
 pub mod engines;
@@ -20,18 +21,25 @@ pub mod images;
 pub mod kinds;
 pub mod leader;
 pub mod limits;
+pub mod log_filter;
+pub mod login_events;
 pub mod logs;
 pub mod machines;
+pub mod migrate;
 pub mod outbox;
+pub mod periods;
 pub mod pools;
 mod readers;
 pub mod regions;
 pub mod registrations;
+pub mod reports;
+pub mod retention;
 pub mod schedules;
 pub mod scoped;
 pub mod sessions;
 pub mod snapshots;
 mod source;
+pub mod sql_roles;
 pub mod standings;
 pub mod statistics;
 pub mod task_logs;
@@ -44,14 +52,15 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, ExecResult, QueryResult,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
+    Statement,
 };
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::{
-    domain::{Change, ChangeKind, Clock, Entropy, Id, Table},
+    domain::{Change, ChangeKind, Clock, Entropy, Id, Table, id},
     error::StoreError,
+    telemetry::trace::{Kind, Span},
 };
 pub use outbox::Posted;
 use readers::{Readers, Writers};
@@ -127,6 +136,11 @@ impl Store {
         self.writers.write(statement).await
     }
 
+    /// How many connections there are, pool by pool.
+    pub fn pools(&self) -> Vec<connection::PoolState> {
+        connection::pools(&self.db, &self.engine)
+    }
+
     /// Closes every connection.
     pub async fn close(&self) -> Result<(), DbErr> {
         self.readers.release();
@@ -144,8 +158,6 @@ impl Store {
     }
 
     /// Opens a transaction; dropping it undoes everything.
-    ///
-    /// SQLite takes its write lock at once: one that upgrades later fails instead of waiting.
     pub async fn begin(&self) -> Result<Tx<'_>, StoreError> {
         self.begin_on(&self.db).await
     }
@@ -155,16 +167,14 @@ impl Store {
         self.begin_on(&self.engine).await
     }
 
-    async fn begin_on(&self, connection: &DatabaseConnection) -> Result<Tx<'_>, StoreError> {
-        let options = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        };
-        let inner = connection.begin_with_options(options).await?;
+    async fn begin_on(&self, db: &DatabaseConnection) -> Result<Tx<'_>, StoreError> {
+        let span = Span::part(Kind::Internal, || "transaction".into());
+        let inner = span.around(connection::begin(db)).await?;
         Ok(Tx {
             inner,
             store: self,
             posted: Posted::default(),
+            span,
         })
     }
 
@@ -187,6 +197,8 @@ pub struct Tx<'a> {
     inner: DatabaseTransaction,
     store: &'a Store,
     posted: Posted,
+    /// Its statements are parts of it.
+    span: Span,
 }
 
 impl Tx<'_> {
@@ -219,11 +231,30 @@ impl Tx<'_> {
         self.posted.hints.push(hint);
     }
 
+    /// Foretells tasks with the commit.
+    fn foretell(&mut self, tasks: Vec<Id<id::Task>>) {
+        self.posted.foretold.extend(tasks);
+    }
+
     /// Commits rows and messages together, then hands the messages to the relay.
-    pub async fn commit(mut self) -> Result<(), StoreError> {
-        self.posted.id = outbox::post(&self.inner, self.store, &self.posted.changes).await?;
-        self.inner.commit().await?;
-        self.store.tell(self.posted);
+    pub async fn commit(self) -> Result<(), StoreError> {
+        let Self {
+            inner,
+            store,
+            mut posted,
+            span,
+        } = self;
+        posted.id = span
+            .around(outbox::post(&inner, store, &posted.changes))
+            .await?;
+        store.tell(Posted {
+            foretold: std::mem::take(&mut posted.foretold),
+            ..Posted::default()
+        });
+        inner.commit().await?;
+        span.set("db.transaction.committed", true);
+        drop(span);
+        store.tell(posted);
         Ok(())
     }
 }
@@ -234,16 +265,16 @@ impl ConnectionTrait for Tx<'_> {
         self.inner.get_database_backend()
     }
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        self.inner.execute_raw(statement).await
+        self.span.around(self.inner.execute_raw(statement)).await
     }
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
         self.inner.execute_unprepared(sql).await
     }
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        self.inner.query_one_raw(statement).await
+        self.span.around(self.inner.query_one_raw(statement)).await
     }
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        self.inner.query_all_raw(statement).await
+        self.span.around(self.inner.query_all_raw(statement)).await
     }
     fn support_returning(&self) -> bool {
         self.inner.support_returning()

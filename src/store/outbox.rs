@@ -8,7 +8,10 @@ use sea_orm::{
 };
 
 use super::{Store, tasks::Hint};
-use crate::{domain::Change, error::StoreError};
+use crate::{
+    domain::{Change, Id, id::Task},
+    error::StoreError,
+};
 
 /// What one commit has to tell: changes of rows to whoever watches, hints of tasks to whoever works.
 #[derive(Clone, Debug, Default)]
@@ -17,11 +20,13 @@ pub struct Posted {
     pub id: Option<Uuid>,
     pub changes: Vec<Change>,
     pub hints: Vec<Hint>,
+    /// Tasks that may run as soon as their commit, which has not ended yet, has.
+    pub foretold: Vec<Id<Task>>,
 }
 
 impl Posted {
     pub const fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.hints.is_empty()
+        self.changes.is_empty() && self.hints.is_empty() && self.foretold.is_empty()
     }
 }
 
@@ -87,7 +92,7 @@ pub async fn left_over(
         Posted {
             id: Some(row.id),
             changes,
-            hints: Vec::new(),
+            ..Posted::default()
         }
     };
     Ok(rows.into_iter().map(read).collect())

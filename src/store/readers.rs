@@ -3,13 +3,18 @@
 //! A connection that goes back into the driver's pool asks the server first whether it is well, which costs both sides as much
 //! as a short statement does. These stay with us between statements, and go only when one has failed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use futures_util::TryStreamExt as _;
 use sea_orm::{
     ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr, Statement,
-    Values,
+    Value, Values,
+    sea_query::{PostgresQueryBuilder, QueryBuilder as _},
     sqlx::{
-        self, Postgres,
+        self, Either, Postgres,
         pool::PoolConnection,
         postgres::{PgPool, PgRow},
     },
@@ -17,7 +22,8 @@ use sea_orm::{
 use sea_query_sqlx::SqlxValues;
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::together::Lines;
+use super::together::{self, Lines};
+use crate::telemetry::slow;
 
 /// Reads the statements of lists.
 #[derive(Clone)]
@@ -80,6 +86,14 @@ impl Writers {
         }
     }
 
+    /// The connections to PostgreSQL, where it is the database.
+    pub const fn kept(&self) -> Option<&Kept> {
+        match self {
+            Self::Postgres(kept) => Some(kept),
+            Self::Sqlite(_) => None,
+        }
+    }
+
     /// Gives the connections back.
     pub fn release(&self) {
         if let Self::Postgres(kept) = self {
@@ -139,9 +153,8 @@ impl Kept {
     }
 
     /// Reads the rows of a statement.
-    pub async fn read(&self, statement: &Statement) -> Result<Vec<QueryResult>, DbErr> {
-        let values = statement.values.clone().unwrap_or(Values(Vec::new()));
-        let rows = self.read_rows(&statement.sql, values).await?;
+    pub async fn read(&self, text: &str, values: Values) -> Result<Vec<QueryResult>, DbErr> {
+        let rows = self.read_rows(text, values).await?;
         Ok(rows.into_iter().map(QueryResult::from).collect())
     }
 
@@ -172,19 +185,33 @@ impl Kept {
 
     /// Runs a statement that changes something: not twice, and not on a connection nobody has heard of for a while.
     pub async fn write(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        let kept = &self.0;
-        let _turn = kept.turns.acquire().await;
-        let idle = kept.idle().pop();
-        let mut connection = match idle {
-            Some(idle) if idle.since.elapsed() < super::connection::IDLE => idle.connection,
-            // The pool asks the old one how it is.
-            _ => kept.acquire().await?,
-        };
+        let _turn = self.0.turns.acquire().await;
+        let mut connection = self.fresh().await?;
         let values = statement.values.unwrap_or(Values(Vec::new()));
         let result = execute(&mut connection, &statement.sql, values).await;
         let rows = result.map_err(query_error)?;
         self.keep(connection);
         Ok(rows.into_iter().map(QueryResult::from).collect())
+    }
+
+    /// The same for two statements in one round trip and one transaction, each with a snapshot of its own; the rows of the
+    /// second.
+    pub async fn write_both(&self, both: [&Statement; 2]) -> Result<Vec<QueryResult>, DbErr> {
+        let _turn = self.0.turns.acquire().await;
+        let mut connection = self.fresh().await?;
+        let rows = execute_both(&mut connection, both).await;
+        let rows = rows.map_err(query_error)?;
+        self.keep(connection);
+        Ok(rows.into_iter().map(QueryResult::from).collect())
+    }
+
+    async fn fresh(&self) -> Result<PoolConnection<Postgres>, DbErr> {
+        let idle = self.0.idle().pop();
+        match idle {
+            Some(idle) if idle.since.elapsed() < super::connection::IDLE => Ok(idle.connection),
+            // The pool asks the old one how it is.
+            _ => self.0.acquire().await,
+        }
     }
 
     fn keep(&self, connection: PoolConnection<Postgres>) {
@@ -215,7 +242,85 @@ async fn execute(
     text: &str,
     values: Values,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
-    sqlx::query_with(sqlx::AssertSqlSafe(text), SqlxValues(values))
+    let began = Instant::now();
+    let rows = sqlx::query_with(sqlx::AssertSqlSafe(text), SqlxValues(values))
         .fetch_all(&mut **connection)
-        .await
+        .await;
+    let count = rows.as_ref().ok().map(Vec::len);
+    slow::statement(text, began.elapsed(), count, rows.is_err());
+    rows
+}
+
+/// The driver sends one statement at a time, but for a simple query; and what a simple query is to run without being
+/// planned anew has a name.
+async fn execute_both(
+    connection: &mut PoolConnection<Postgres>,
+    both: [&Statement; 2],
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    /// There is no statement of this name.
+    const UNKNOWN: &str = "26000";
+    /// There is one already.
+    const KNOWN: &str = "42P05";
+    fn is(error: &sqlx::Error, code: &str) -> bool {
+        matches!(error, sqlx::Error::Database(error) if error.code().is_some_and(|it| it == code))
+    }
+    let began = Instant::now();
+    let text = both.map(call_by_name).join("; ");
+    let mut rows = rows_of_second(connection, &text).await;
+    if rows.as_ref().is_err_and(|error| is(error, UNKNOWN)) {
+        for statement in both {
+            let text = format!("PREPARE {} AS {}", name_of(&statement.sql), statement.sql);
+            match rows_of_second(connection, &text).await {
+                Err(error) if !is(&error, KNOWN) => return Err(error),
+                _ => {}
+            }
+        }
+        rows = rows_of_second(connection, &text).await;
+    }
+    let count = rows.as_ref().ok().map(Vec::len);
+    slow::statement(&both[1].sql, began.elapsed(), count, rows.is_err());
+    rows
+}
+
+async fn rows_of_second(
+    connection: &mut PoolConnection<Postgres>,
+    text: &str,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    let mut parts = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).fetch_many(&mut **connection);
+    let (mut rows, mut ended) = (Vec::new(), 0);
+    while let Some(part) = parts.try_next().await? {
+        match part {
+            Either::Left(_) => ended += 1,
+            Either::Right(row) if ended == 1 => rows.push(row),
+            Either::Right(_) => {}
+        }
+    }
+    Ok(rows)
+}
+
+/// The name a session knows a text by.
+fn name_of(text: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    format!("kept_{:016x}", hasher.finish())
+}
+
+/// A value as it stands in a text for PostgreSQL; the library writes it, strings escaped.
+pub(super) fn literal(value: &Value) -> String {
+    let literal = PostgresQueryBuilder.value_to_string(value);
+    match value {
+        Value::Array(kind, _) => format!("{literal}::{}[]", together::name(kind)),
+        _ => literal,
+    }
+}
+
+/// Runs a statement by its name. Its parameters stand in the text.
+fn call_by_name(statement: &Statement) -> String {
+    let values = statement.values.as_ref();
+    let literals = values.map_or_else(Vec::new, |values| values.0.iter().map(literal).collect());
+    format!(
+        "EXECUTE {} ({})",
+        name_of(&statement.sql),
+        literals.join(", ")
+    )
 }

@@ -83,6 +83,7 @@ impl Template {
             deadline: Duration::from_secs(self.deadline_seconds),
             idempotency_key: Some(key),
             unique_key: None,
+            trace: None,
         }
     }
 }
@@ -141,6 +142,14 @@ pub async fn put(tx: &mut Tx<'_>, schedule: NewSchedule) -> Result<Model, StoreE
     let row = row.insert(tx).await?;
     tx.touched(Table::Schedule, row.id, None);
     Ok(row)
+}
+
+/// The schedule of that name.
+pub async fn unscoped_by_name(
+    db: &impl sea_orm::ConnectionTrait,
+    name: &str,
+) -> Result<Option<Model>, StoreError> {
+    Ok(Entity::find().filter(Column::Name.eq(name)).one(db).await?)
 }
 
 /// Removes a schedule; whether there was one. The tasks it has made stay.

@@ -79,6 +79,20 @@ pub struct Origin {
     pub user_agent: Option<String>,
 }
 
+impl Origin {
+    /// The same, no longer than a row has room for.
+    pub(super) fn clipped(&self) -> Self {
+        let clip = |text: &Option<String>, most: usize| {
+            text.as_ref()
+                .map(|text| text.chars().take(most).collect::<String>())
+        };
+        Self {
+            ip: clip(&self.ip, 64),
+            user_agent: clip(&self.user_agent, 512),
+        }
+    }
+}
+
 /// Opens a session whose first refresh token has `token_hash`; both live for `life`.
 pub async fn open(
     tx: &mut Tx<'_>,
@@ -88,15 +102,12 @@ pub async fn open(
     life: Duration,
 ) -> Result<Model, StoreError> {
     let now = tx.now();
-    let clip = |text: &Option<String>, most: usize| {
-        text.as_ref()
-            .map(|text| text.chars().take(most).collect::<String>())
-    };
+    let origin = origin.clipped();
     let session = ActiveModel {
         id: Set(tx.new_id::<Session>().uuid()),
         owner_id: Set(owner.uuid()),
-        ip: Set(clip(&origin.ip, 64)),
-        user_agent: Set(clip(&origin.user_agent, 512)),
+        ip: Set(origin.ip),
+        user_agent: Set(origin.user_agent),
         created_at: Set(now),
         last_used_at: Set(now),
         expires_at: Set(now + life),

@@ -8,6 +8,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt::Write as _,
+    num::NonZero,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -38,39 +39,50 @@ pub struct Form {
 }
 
 impl Form {
-    /// `None` when the parameters are not all single values of a plain type.
-    pub fn of(statement: &Statement) -> Option<Self> {
-        let types = values(statement).iter().map(plain);
-        let types = types.collect::<Option<Vec<_>>>()?;
-        (!types.is_empty()).then(|| Self {
-            text: statement.sql.clone(),
-            types,
-        })
+    /// Takes a statement apart into what it has in common with others and its own parameters; gives it back when these are
+    /// not all single values of a plain type.
+    pub fn of(statement: Statement) -> Result<(Self, Values), Statement> {
+        let values = statement
+            .values
+            .as_ref()
+            .map_or(&[][..], |values| &values.0);
+        let types: Option<Vec<_>> = values.iter().map(plain).collect();
+        match (types, statement.values) {
+            (Some(types), Some(values)) if !types.is_empty() => {
+                let text = statement.sql;
+                Ok((Self { text, types }, values))
+            }
+            (_, values) => Err(Statement {
+                values,
+                ..statement
+            }),
+        }
     }
 
-    /// The parameters of `statements` of this form for [`Self::text_for_many`].
-    pub fn values_of<'a>(&self, statements: impl Iterator<Item = &'a Statement> + Clone) -> Values {
+    /// The parameters of statements of this form, for [`Self::text_for_many`].
+    pub fn values_of<'a>(&self, each: impl Iterator<Item = &'a Values> + Clone) -> Values {
         let column = |(index, kind): (usize, &ArrayType)| {
-            let each = statements
-                .clone()
-                .filter_map(|statement| values(statement).get(index).cloned());
-            Value::Array(kind.clone(), Some(Box::new(each.collect())))
+            let column = each.clone().filter_map(|values| values.0.get(index));
+            Value::Array(kind.clone(), Some(Box::new(column.cloned().collect())))
         };
         let mut columns: Vec<Value> = self.types.iter().enumerate().map(column).collect();
-        let numbers: Vec<i32> = (0..).zip(statements).map(|(number, _)| number).collect();
+        let numbers: Vec<i32> = (0..).zip(each).map(|(number, _)| number).collect();
         columns.push(numbers.into());
         Values(columns)
     }
 
     /// The text for any number of such statements: parameters are arrays now, and the last column tells whose row it is,
     /// counted from 0.
+    ///
+    /// The arrays are read by sub-queries, so that a plan is as dear for ten as for two: the server would else take each plan
+    /// for its very number to be the better one, and never keep any.
     pub fn text_for_many(&self) -> String {
         let mut text = String::with_capacity(self.text.len() + 256);
         text.push_str("SELECT r.*, k.n FROM unnest(");
         for (index, kind) in self.types.iter().enumerate() {
-            let _ = write!(text, "${}::{}[], ", index + 1, name(kind));
+            let _ = write!(text, "(SELECT ${}::{}[]), ", index + 1, name(kind));
         }
-        let _ = write!(text, "${}::int4[]) AS k(", self.types.len() + 1);
+        let _ = write!(text, "(SELECT ${}::int4[])) AS k(", self.types.len() + 1);
         for index in 0..self.types.len() {
             let _ = write!(text, "p{}, ", index + 1);
         }
@@ -80,10 +92,6 @@ impl Form {
         text.push_str(") AS r");
         text
     }
-}
-
-fn values(statement: &Statement) -> &[Value] {
-    statement.values.as_ref().map_or(&[], |values| &values.0)
 }
 
 /// The type of a value that can stand in an array.
@@ -99,10 +107,11 @@ fn plain(value: &Value) -> Option<ArrayType> {
     }
 }
 
-/// PostgreSQL's name of a type that [`plain`] gives.
-const fn name(kind: &ArrayType) -> &'static str {
+/// PostgreSQL's name of the type of values in an array.
+pub const fn name(kind: &ArrayType) -> &'static str {
     match kind {
         ArrayType::Bool => "bool",
+        ArrayType::Int => "int4",
         ArrayType::BigInt => "int8",
         ArrayType::Double => "float8",
         ArrayType::ChronoDateTimeUtc => "timestamptz",
@@ -114,7 +123,7 @@ const fn name(kind: &ArrayType) -> &'static str {
 type Answer = Result<Vec<QueryResult>, DbErr>;
 
 struct Waiting {
-    statement: Statement,
+    values: Values,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -172,12 +181,12 @@ pub struct Lines {
 }
 
 impl Default for Lines {
-    /// As many lanes as half of the processors: the other half is for those who ask.
+    /// As many lanes as processors.
     fn default() -> Self {
         let processors = std::thread::available_parallelism();
         Self {
             lines: Arc::default(),
-            lanes: processors.map_or(1, |processors| processors.get().div_ceil(2)),
+            lanes: processors.map_or(1, NonZero::get),
         }
     }
 }
@@ -189,25 +198,29 @@ impl Lines {
 
     /// Reads the rows of a statement, together with others if there are any.
     pub async fn read(&self, kept: &Kept, statement: Statement) -> Answer {
-        let Some(form) = Form::of(&statement) else {
-            return kept.read(&statement).await;
+        let (form, values) = match Form::of(statement) {
+            Ok(parts) => parts,
+            Err(statement) => {
+                let values = statement.values.unwrap_or(Values(Vec::new()));
+                return kept.read(&statement.sql, values).await;
+            }
         };
-        match self.enter(form, kept, &statement) {
+        match self.enter(form, kept, &values) {
             Entered::Head(place) => {
                 let began = Instant::now();
-                let answer = kept.read(&statement).await;
+                let answer = kept.read(&place.form.text, values).await;
                 place.took(1, began.elapsed());
                 answer
             }
-            Entered::Line(answer) => match answer.await {
+            Entered::Line(form, answer) => match answer.await {
                 Ok(answer) => answer,
                 // Whoever read for this one is gone.
-                Err(_) => kept.read(&statement).await,
+                Err(_) => kept.read(&form.text, values).await,
             },
         }
     }
 
-    fn enter(&self, form: Form, kept: &Kept, statement: &Statement) -> Entered {
+    fn enter(&self, form: Form, kept: &Kept, values: &Values) -> Entered {
         let mut lines = self.lock();
         let entry = lines.entry(Arc::new(form));
         let form = Arc::clone(entry.key());
@@ -222,15 +235,15 @@ impl Lines {
             });
         }
         let (answer, waits) = oneshot::channel();
-        let statement = statement.clone();
-        line.waiting.push_back(Waiting { statement, answer });
-        Entered::Line(waits)
+        let values = values.clone();
+        line.waiting.push_back(Waiting { values, answer });
+        Entered::Line(form, waits)
     }
 }
 
 enum Entered {
     Head(Place),
-    Line(oneshot::Receiver<Answer>),
+    Line(Arc<Form>, oneshot::Receiver<Answer>),
 }
 
 /// A place at the head of a line; when it is left, it passes to those who wait.
@@ -274,7 +287,7 @@ impl Place {
         let began = Instant::now();
         let answers = match waiting.as_slice() {
             [] => return,
-            [one] => self.kept.read(&one.statement).await.map(|rows| vec![rows]),
+            [one] => self.read_one(one).await.map(|rows| vec![rows]),
             many => self.read_many(many).await,
         };
         let count = waiting.len();
@@ -290,16 +303,19 @@ impl Place {
             Err(error) => {
                 tracing::debug!(%error, count, "reading on their own what could not be read together");
                 for one in waiting {
-                    let _ = one.answer.send(self.kept.read(&one.statement).await);
+                    let rows = self.read_one(&one).await;
+                    let _ = one.answer.send(rows);
                 }
             }
         }
     }
 
+    async fn read_one(&self, one: &Waiting) -> Answer {
+        self.kept.read(&self.form.text, one.values.clone()).await
+    }
+
     async fn read_many(&self, waiting: &[Waiting]) -> Result<Vec<Vec<QueryResult>>, DbErr> {
-        let values = self
-            .form
-            .values_of(waiting.iter().map(|one| &one.statement));
+        let values = self.form.values_of(waiting.iter().map(|one| &one.values));
         let text = self.form.text_for_many();
         let rows = self.kept.read_rows(&text, values).await?;
         let mut answers = Vec::new();

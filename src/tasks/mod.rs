@@ -3,6 +3,7 @@
 //! To add one: its file and its line in [`registry`].
 
 pub mod assign_container;
+pub mod backup;
 pub mod clusters;
 pub mod create_container;
 pub mod delete_container;
@@ -20,8 +21,11 @@ pub mod run_machine;
 pub mod snapshot_machine;
 pub mod stop_machine;
 
+use std::sync::Arc;
+
 use crate::{
-    domain::{Id, Keyring, id::Container},
+    backup::Backups,
+    domain::{Dial, Id, Keyring, id::Container},
     error::{AppError, StoreError},
     providers::{ProviderError, Providers},
     queue::{Registry, Run, TaskError},
@@ -37,13 +41,15 @@ pub struct Outside {
     /// Where containers' ports are published.
     pub publish_address: std::net::IpAddr,
     /// How often an engine may be asked to make or remove something; `None` is as often as there is need.
-    pub engine_rate: Option<Rate>,
+    pub engine_rate: Dial<Option<Rate>>,
+    /// `None` where there is no place for backups.
+    pub backups: Option<Arc<Backups>>,
 }
 
 impl Outside {
     /// Waits for this task's turn at the engine `name`.
     async fn keep_rate(&self, name: &str, run: &Run) -> Result<(), TaskError> {
-        match self.engine_rate {
+        match self.engine_rate.get() {
             Some(rate) => run.keep_rate(&format!("engine:{name}"), rate).await,
             None => Ok(()),
         }
@@ -54,6 +60,7 @@ impl Outside {
 pub fn registry(outside: &Outside) -> Registry {
     Registry::default()
         .with(assign_container::AssignContainer(outside.clone()))
+        .with(backup::Backup(outside.clone()))
         .with(clusters::ClusterCommand(outside.clone()))
         .with(clusters::CreateCluster(outside.clone()))
         .with(clusters::DeleteCluster(outside.clone()))

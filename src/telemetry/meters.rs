@@ -1,9 +1,12 @@
 //! What this process has counted, as OpenMetrics text (the OpenMetrics specification, version 1.0).
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{
+        EncodeLabelSet,
+        text::{encode_eof, encode_registry},
+    },
     metrics::{
         counter::Counter,
         family::Family,
@@ -12,6 +15,8 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+
+use super::work::OperationLabel;
 
 /// The media type of [`Meters::text`].
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -33,12 +38,52 @@ pub struct DepthLabels {
     pub state: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RouteLabels {
+    route: &'static str,
+    method: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OperationLabels {
+    r#type: &'static str,
+    operation: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AnswerLabels {
+    r#type: &'static str,
+    operation: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ConnectionLabels {
+    pool: &'static str,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+    commit: &'static str,
+}
+
 type Histograms = Family<KindLabel, Histogram, fn() -> Histogram>;
 
 /// One process' meters.
 #[derive(Debug)]
 pub struct Meters {
     registry: Registry,
+    requests: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    operations: Family<OperationLabels, Histogram, fn() -> Histogram>,
+    answers: Family<AnswerLabels, Counter>,
+    connections: Family<ConnectionLabels, Gauge>,
+    /// Whether Redis answers, set when somebody asks; without Redis it is 1.
+    pub transport_up: Gauge,
+    /// Whether the database answers, set when somebody asks.
+    pub database_up: Gauge,
     /// Tasks this process' worker has taken.
     pub claimed: Family<KindLabel, Counter>,
     /// Runs it has ended, by how.
@@ -67,17 +112,50 @@ pub struct Meters {
     pub depth: Family<DepthLabels, Gauge>,
     /// Living workers of the whole service, set when somebody asks.
     pub workers: Gauge,
+    /// The newest backup this process knows of.
+    backup_ended: Gauge,
+    backup_size: Gauge,
+    backup_took: Gauge<f64, AtomicU64>,
+    /// Backups of this process that were not made, or not found good.
+    pub backups_failed: Counter,
 }
 
-fn latencies() -> Histogram {
+pub(super) fn latencies() -> Histogram {
     // From a quarter of a millisecond to a little over two minutes.
     Histogram::new(exponential_buckets(0.000_25, 2.0, 20))
 }
 
 impl Default for Meters {
     fn default() -> Self {
-        let mut meters = Self {
-            registry: Registry::with_prefix("main_webserver"),
+        let mut meters = Self::unregistered();
+        let mut registry = Registry::with_prefix("main_webserver");
+        meters.register_requests(&mut registry);
+        meters.register_tasks(&mut registry);
+        meters.register_backups(&mut registry);
+        super::process::meters().register(&mut registry);
+        let build = Family::<BuildLabels, Gauge>::default();
+        let info = super::build::info();
+        let labels = BuildLabels {
+            version: info.version,
+            commit: info.commit,
+        };
+        build.get_or_create(&labels).set(1);
+        registry.register("build", "This build, always 1", build);
+        meters.registry = registry;
+        meters
+    }
+}
+
+impl Meters {
+    fn unregistered() -> Self {
+        Self {
+            registry: Registry::default(),
+            requests: Family::new_with_constructor(latencies),
+            operations: Family::new_with_constructor(latencies),
+            answers: Family::default(),
+            connections: Family::default(),
+            transport_up: Gauge::default(),
+            database_up: Gauge::default(),
             claimed: Family::default(),
             settled: Family::default(),
             wait: Family::new_with_constructor(latencies),
@@ -93,8 +171,56 @@ impl Default for Meters {
             shared_runs: Gauge::default(),
             depth: Family::default(),
             workers: Gauge::default(),
-        };
-        let registry = &mut meters.registry;
+            backup_ended: Gauge::default(),
+            backup_size: Gauge::default(),
+            backup_took: Gauge::default(),
+            backups_failed: Counter::default(),
+        }
+    }
+
+    fn register_requests(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "http_request",
+            "Requests, until their answer begins",
+            Unit::Seconds,
+            self.requests.clone(),
+        );
+        registry.register_with_unit(
+            "graphql_operation",
+            "Operations by their first field; a subscription's until its first answer",
+            Unit::Seconds,
+            self.operations.clone(),
+        );
+        registry.register(
+            "graphql_answers",
+            "Answers to operations, by the code of their first error",
+            self.answers.clone(),
+        );
+        registry.register(
+            "database_connections",
+            "Connections of this process",
+            self.connections.clone(),
+        );
+        registry.register(
+            "database_up",
+            "Whether the database answers",
+            self.database_up.clone(),
+        );
+        registry.register(
+            "transport_up",
+            "Whether queue and event bus answer",
+            self.transport_up.clone(),
+        );
+        registry.register("sockets", "Open WebSockets", self.sockets.clone());
+        registry.register(
+            "shared_runs",
+            "Subscriptions that run for their followers together",
+            self.shared_runs.clone(),
+        );
+    }
+
+    fn register_tasks(&self, registry: &mut Registry) {
+        let meters = self;
         let seconds = || Unit::Seconds;
         registry.register(
             "tasks_claimed",
@@ -153,12 +279,6 @@ impl Default for Meters {
             "Tasks in this worker's hands",
             meters.running.clone(),
         );
-        registry.register("sockets", "Open WebSockets", meters.sockets.clone());
-        registry.register(
-            "shared_runs",
-            "Subscriptions that run for their followers together",
-            meters.shared_runs.clone(),
-        );
         registry.register(
             "queue_depth",
             "Unfinished and failed tasks of the service",
@@ -169,11 +289,84 @@ impl Default for Meters {
             "Living workers of the service",
             meters.workers.clone(),
         );
-        meters
     }
-}
 
-impl Meters {
+    /// A request has been answered; `route` is one of the server's own.
+    pub fn requested(
+        &self,
+        route: &'static str,
+        method: &'static str,
+        status: u16,
+        took: Duration,
+    ) {
+        let labels = RouteLabels {
+            route,
+            method,
+            status,
+        };
+        self.requests
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+    }
+
+    /// An operation has been answered; `code` is `OK` or that of its first error.
+    pub fn answered(&self, operation: &OperationLabel, code: &'static str, took: Duration) {
+        let labels = OperationLabels {
+            r#type: operation.kind,
+            operation: operation.field,
+        };
+        self.operations
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+        self.answers
+            .get_or_create(&AnswerLabels {
+                r#type: labels.r#type,
+                operation: labels.operation,
+                code,
+            })
+            .inc();
+    }
+
+    /// A pool has so many connections in a state.
+    pub fn connected(&self, pool: &'static str, state: &'static str, count: usize) {
+        self.connections
+            .get_or_create(&ConnectionLabels { pool, state })
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    fn register_backups(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "backup_last_success_timestamp",
+            "When the newest backup was there, in seconds since 1970",
+            Unit::Seconds,
+            self.backup_ended.clone(),
+        );
+        registry.register_with_unit(
+            "backup_size",
+            "Size of the newest backup",
+            Unit::Bytes,
+            self.backup_size.clone(),
+        );
+        registry.register_with_unit(
+            "backup_duration",
+            "How long the newest backup took",
+            Unit::Seconds,
+            self.backup_took.clone(),
+        );
+        registry.register(
+            "backups_failed",
+            "Backups that were not made, or not found good",
+            self.backups_failed.clone(),
+        );
+    }
+
+    /// There is a backup of so many bytes since `ended`, in seconds since 1970.
+    pub fn backed_up(&self, ended: i64, bytes: i64, took: Duration) {
+        self.backup_ended.set(ended);
+        self.backup_size.set(bytes);
+        self.backup_took.set(took.as_secs_f64());
+    }
+
     /// A task has been taken so long after it was due.
     pub fn taken(&self, kind: &str, wait: Duration) {
         let label = KindLabel {
@@ -199,7 +392,9 @@ impl Meters {
     /// Everything, as text.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
-        encode(&mut text, &self.registry)?;
+        encode_registry(&mut text, &self.registry)?;
+        super::resources::write(&mut text)?;
+        encode_eof(&mut text)?;
         Ok(text)
     }
 }
@@ -213,12 +408,17 @@ mod tests {
         let meters = Meters::default();
         meters.taken("demo", Duration::from_millis(3));
         meters.ended("demo", "succeeded", Duration::from_millis(40));
+        meters.backed_up(1_790_000_000, 4096, Duration::from_millis(1500));
         let text = meters.text().unwrap();
         for line in [
             r#"main_webserver_tasks_claimed_total{kind="demo"} 1"#,
             r#"main_webserver_tasks_settled_total{kind="demo",outcome="succeeded"} 1"#,
             r#"main_webserver_task_wait_seconds_count{kind="demo"} 1"#,
             "main_webserver_tasks_running 0",
+            "main_webserver_backup_last_success_timestamp_seconds 1790000000",
+            "main_webserver_backup_size_bytes 4096",
+            "main_webserver_backup_duration_seconds 1.5",
+            "main_webserver_backups_failed_total 0",
             "# EOF",
         ] {
             assert!(text.contains(line), "no {line} in\n{text}");

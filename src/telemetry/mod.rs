@@ -1,27 +1,42 @@
-//! What the service says about itself while it runs: logs and meters.
+//! What the service says about itself while it runs: logs, traces, meters and reports of faults.
 
+pub mod build;
+mod export;
+pub mod filter;
+mod logs;
 pub mod meters;
+mod panics;
+mod post;
+pub mod process;
+mod redact;
+mod reports;
+mod resources;
+pub mod slow;
+pub mod trace;
+pub mod work;
 
+use std::time::Duration;
+
+pub use filter::{override_filter, set_filter};
 pub use meters::Meters;
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-use crate::config::{LogFormat, Settings};
+use crate::{
+    config::{LogFormat, Settings},
+    domain::{Clock as _, SystemClock},
+};
 
-/// Libraries that at their lowest levels log whole messages, secrets with them: credentials on sockets, and the environment
-/// of containers. Not even a log of everything has these.
-const DISCREET: [&str; 2] = ["tungstenite=warn", "bollard=warn"];
+/// Longest time the last traces and reports get at the end.
+const FLUSH: Duration = Duration::from_secs(3);
 
-/// Starts logging to standard error; a second start in the same process changes nothing.
-pub fn start(settings: &Settings) {
-    let filter =
-        DISCREET.iter().fold(
-            EnvFilter::new(&settings.log),
-            |filter, directive| match directive.parse() {
-                Ok(directive) => filter.add_directive(directive),
-                Err(_) => filter,
-            },
-        );
-    let registry = tracing_subscriber::registry().with(filter);
+/// Starts what a process says of itself, `role` being what it is started for. A second start in the same process changes
+/// nothing.
+pub fn start(settings: &Settings, role: &'static str) {
+    process::started();
+    let told = &settings.telemetry;
+    let registry = tracing_subscriber::registry()
+        .with(filter::layer(&settings.log))
+        .with(reports::Reports::new(settings));
     let _ = match settings.log_format {
         LogFormat::Pretty => registry
             .with(fmt::layer().with_writer(std::io::stderr).with_target(false))
@@ -29,10 +44,23 @@ pub fn start(settings: &Settings) {
         LogFormat::Json => registry
             .with(
                 fmt::layer()
-                    .json()
-                    .flatten_event(true)
+                    .event_format(logs::Json::new(settings))
                     .with_writer(std::io::stderr),
             )
             .try_init(),
     };
+    panics::log(settings.log_format == LogFormat::Pretty);
+    slow::set_limits(told.slow_query, told.slow_operation);
+    reports::start(told);
+    export::start(settings, role);
+}
+
+/// Sends what has not been sent yet, within a limit.
+pub async fn flush() {
+    tokio::join!(export::flush(FLUSH), reports::flush(FLUSH));
+}
+
+/// Lets some of the machine's time pass: what is sent elsewhere has nothing to do with the service's own clock.
+async fn pause(duration: Duration) {
+    SystemClock.sleep(duration).await;
 }

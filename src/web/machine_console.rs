@@ -1,6 +1,6 @@
 //! The console of a virtual machine over a WebSocket: bytes of its engine's socket, both ways.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use poem::{
@@ -32,7 +32,7 @@ const PING: Duration = Duration::from_secs(20);
 /// Opens the console a token stands for. A token that is not good for one is told of by the close code 4401, a console that
 /// cannot be reached by 4503, so that a browser hears of either.
 #[handler]
-pub async fn open(request: &Request, web: Data<&Web>) -> Response {
+pub async fn open(request: &Request, web: Data<&Arc<Web>>) -> Response {
     let mut no_body = RequestBody::default();
     let Ok(upgrade) = WebSocket::from_request(request, &mut no_body).await else {
         return StatusCode::UPGRADE_REQUIRED.into_response();
@@ -56,7 +56,7 @@ pub async fn open(request: &Request, web: Data<&Web>) -> Response {
         .into_response()
 }
 
-async fn serve(mut stream: WebSocketStream, web: Web, token: String) {
+async fn serve(mut stream: WebSocketStream, web: Arc<Web>, token: String) {
     let (code, reason) = match enter(&web, &token).await {
         Ok((console, viewer)) => talk(&mut stream, &web, console, viewer).await,
         Err(error @ AppError::Unauthenticated(_)) => (4401, error.to_string()),

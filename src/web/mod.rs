@@ -6,13 +6,18 @@ mod health;
 mod login;
 mod machine_console;
 mod metrics;
+mod observe;
 mod socket;
+mod version;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 pub use console::IS_EMBEDDED as IS_CONSOLE_EMBEDDED;
+use observe::Observe;
+pub use observe::Sample;
 use poem::{
-    EndpointExt as _, Route, Server, get,
+    Endpoint as _, EndpointExt as _, Response, Route, Server, get,
+    http::{HeaderValue, StatusCode, header},
     listener::{Acceptor as _, Listener as _, TcpAcceptor, TcpListener},
     middleware::{Compression, Cors, SetHeader},
 };
@@ -20,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::Auth,
+    config::Environment,
     graphql::Api,
     live::EventBus,
     providers::{Engines, Hypervisor},
@@ -44,6 +50,12 @@ pub struct Web {
     pub meters: Arc<Meters>,
     /// Whether the console is served.
     pub console: bool,
+    /// Which deployment this is.
+    pub environment: Environment,
+    /// Of the ordinary requests, those that get a line in the log.
+    pub log_sample: Arc<Sample>,
+    /// Whether balancers are told to look elsewhere, before the stop.
+    pub leaving: CancellationToken,
     /// Ends sockets and streams, with a reason, when the server stops.
     pub stop: CancellationToken,
 }
@@ -70,7 +82,9 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<Bound> {
 impl Web {
     /// Serves until the stop, then lets open requests finish.
     pub async fn serve(self, bound: Bound) -> std::io::Result<()> {
-        let stop = self.stop.clone();
+        let (leaving, stop) = (self.leaving.clone(), self.stop.clone());
+        // Every request gets it, and it is many pointers.
+        let web = Arc::new(self);
         let mut app = Route::new()
             .at(
                 "/graphql",
@@ -87,8 +101,9 @@ impl Web {
             .at(CONSOLE_PATH, get(machine_console::open))
             .at("/healthz", get(health::alive))
             .at("/readyz", get(health::ready))
-            .at("/metrics", get(metrics::text));
-        if self.console {
+            .at("/metrics", get(metrics::text))
+            .at("/version", get(version::show));
+        if web.console {
             app = app
                 .at("/", get(console::page))
                 .at("/assets/*path", get(console::asset));
@@ -102,8 +117,14 @@ impl Web {
                     .overriding("x-frame-options", "DENY")
                     .overriding("referrer-policy", "no-referrer"),
             )
-            .data(self)
-            .catch_all_error(graphql::failed);
+            .data(Arc::clone(&web))
+            .catch_all_error(graphql::failed)
+            .with(Observe(web))
+            .map_to_response()
+            .around(move |endpoint, request| {
+                let leaving = leaving.clone();
+                async move { Ok(closing(endpoint.call(request).await?, &leaving)) }
+            });
         Server::new_with_acceptor(bound.acceptor)
             .run_with_graceful_shutdown(app, stop.cancelled_owned(), Some(CLOSING))
             .await
@@ -112,14 +133,27 @@ impl Web {
     /// Serves what a worker alone has to show, until the stop.
     pub async fn serve_meters(self, bound: Bound) -> std::io::Result<()> {
         let stop = self.stop.clone();
+        let web = Arc::new(self);
         let app = Route::new()
             .at("/healthz", get(health::alive))
             .at("/readyz", get(health::ready))
             .at("/metrics", get(metrics::text))
-            .data(self)
-            .catch_all_error(graphql::failed);
+            .at("/version", get(version::show))
+            .data(Arc::clone(&web))
+            .catch_all_error(graphql::failed)
+            .with(Observe(web));
         Server::new_with_acceptor(bound.acceptor)
             .run_with_graceful_shutdown(app, stop.cancelled_owned(), Some(CLOSING))
             .await
     }
+}
+
+/// A server that is on its way out asks clients to come back by another connection, which the balancer leads elsewhere.
+fn closing(mut response: Response, leaving: &CancellationToken) -> Response {
+    if leaving.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }

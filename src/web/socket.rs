@@ -22,10 +22,11 @@ use poem::web::websocket::{Message, WebSocketStream};
 use protocol::{Dialect, Said};
 use serde_json::value::RawValue;
 use tokio_stream::StreamMap;
+use uuid::Uuid;
 
 use super::{Web, graphql::read, login::Login};
 use crate::{
-    domain::Clock,
+    domain::{Clock, Id},
     error::AppError,
     graphql::{
         Requester,
@@ -33,6 +34,7 @@ use crate::{
         follow::{Answer, Session},
     },
     store::sessions::Origin,
+    telemetry::work::Work,
 };
 
 /// Pause between pings; a peer that is silent for [`SILENCE`] is gone.
@@ -93,10 +95,17 @@ impl From<io::Error> for End {
 }
 
 /// Talks until the peer leaves, falls silent, or the server stops.
-pub async fn serve(stream: WebSocketStream, web: Web, dialect: Dialect, origin: Origin) {
+pub async fn serve(
+    stream: WebSocketStream,
+    web: Web,
+    dialect: Dialect,
+    origin: Origin,
+    request: Option<Arc<str>>,
+) {
     let meters = Arc::clone(&web.meters);
     meters.sockets.inc();
     let mut socket = Socket::new(stream, web, dialect, origin);
+    socket.request = request;
     let End::Close(code, reason) = socket.talk().await else {
         meters.sockets.dec();
         return;
@@ -117,6 +126,9 @@ struct Socket {
     origin: Origin,
     /// Who talks; there after `connection_init`.
     session: Option<Session>,
+    /// The id of the request it was opened by, and who talks, for the log.
+    request: Option<Arc<str>>,
+    user: Option<Uuid>,
     operations: StreamMap<Arc<str>, Operation>,
     alarm: Alarm,
     opened_at: DateTime<Utc>,
@@ -136,6 +148,8 @@ impl Socket {
             dialect,
             origin,
             session: None,
+            request: None,
+            user: None,
             operations: StreamMap::new(),
             alarm: Alarm::at(&web.store.clock, now + INIT),
             opened_at: now,
@@ -232,6 +246,7 @@ impl Socket {
             Ok((viewer, until)) => {
                 self.expires = until;
                 self.login = Login::of(viewer, &self.web);
+                self.user = viewer.user().map(Id::uuid);
                 Ok(viewer)
             }
             Err(error) => Err(error),
@@ -258,7 +273,10 @@ impl Socket {
             only(&refusal(&error))
         } else {
             match self.web.api.prepare(request) {
-                Ok(prepared) => self.web.api.follow(prepared, session),
+                Ok(prepared) => {
+                    let work = Work::on_socket(self.request.clone(), self.user);
+                    work.enter(|| self.web.api.follow(prepared, session))
+                }
                 Err(refused) => only(&refused),
             }
         };

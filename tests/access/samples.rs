@@ -1,6 +1,13 @@
 //! One operation for every field at the top, about a row of the owner's where it is about a row.
 
-use main_webserver::{domain::policy::Resource, graphql::list::lists::LISTS};
+use main_webserver::{
+    domain::policy::Resource,
+    graphql::list::{
+        lists::LISTS,
+        live::growing,
+        noun::{Kind, Noun},
+    },
+};
 
 use super::scene::Scene;
 use crate::harness::client::PASSWORD;
@@ -34,7 +41,8 @@ const BY_HAND: &[(&str, &str, About)] = {
     use About::{Nothing, Row, Themselves};
     use Hidden::{Empty, NotFound};
     use Resource::{
-        Cluster, Container, Host, Region, Schedule, Snapshot, Task, User, VirtualMachine,
+        Cluster, ConnectionLog, Container, Host, Region, Schedule, Snapshot, Task, User,
+        VirtualMachine,
     };
     &[
         (
@@ -53,11 +61,60 @@ const BY_HAND: &[(&str, &str, About)] = {
             "{ at pausedKinds unknownKinds depths { kind count } rates { kind } }",
             Nothing,
         ),
+        ("logFilter", "{ filter until }", Nothing),
+        (
+            "setLogFilter",
+            "(input: { filter: \"info\", seconds: 0 }) { logFilter { filter until } }",
+            Nothing,
+        ),
         (
             "workers",
             "{ id host leases { taskId } kinds { name } }",
             Nothing,
         ),
+        (
+            "loginReport",
+            "(input: {every: DAY}) { at logins failures users signUps }",
+            Nothing,
+        ),
+        (
+            "containerReport",
+            "(input: {over: {every: DAY}, by: REGION}) { at part created failed deleted secondsToRunningP50 }",
+            Nothing,
+        ),
+        (
+            "usageReport",
+            "(input: {over: {every: WEEK}, of: MACHINE, by: PRODUCT}) { at part hours peak began ended }",
+            Nothing,
+        ),
+        ("settings", "{ name value origin needsRestart }", Nothing),
+        (
+            "configValues",
+            "{ environment name value updatedBy }",
+            Nothing,
+        ),
+        (
+            "connectionLogText",
+            "(id: \"$ConnectionLog\", side: CLIENT)",
+            Row(ConnectionLog, NotFound),
+        ),
+        (
+            "reportConnection",
+            "(input: {to: {container: \"$Container\"}, clientVersion: \"1.0\"}) { connectionLog { id } }",
+            Row(Container, NotFound),
+        ),
+        (
+            "bookmarkConnection",
+            "(input: {id: \"$ConnectionLog\"}) { connectionLog { id } }",
+            Row(ConnectionLog, NotFound),
+        ),
+        (
+            "reportServerLog",
+            "(input: {container: \"$Container\", log: \"x\"}) { ok }",
+            Row(Container, NotFound),
+        ),
+        ("backups", "{ name bytes tables { name rows } }", Nothing),
+        ("backUp", "(input: {}) { task { id } }", Nothing),
         (
             "signUp",
             "(input: {email: \"$NEW@example.com\", name: \"N\", password: \"$PASSWORD\"}) { accessToken }",
@@ -332,6 +389,17 @@ const BY_HAND: &[(&str, &str, About)] = {
             Nothing,
         ),
         (
+            "setConfigValue",
+            "(input: {environment: DEV, name: \"TASKS_TOTAL\", value: \"1000\"}) { applied needsRestart }",
+            Nothing,
+        ),
+        (
+            "removeConfigValue",
+            "(input: {environment: DEV, name: \"TASKS_TOTAL\"}) { applied }",
+            Nothing,
+        ),
+        ("reloadConfig", "{ applied needsRestart }", Nothing),
+        (
             "putSchedule",
             "(input: {name: \"s-$NEW\", kind: \"noop\", cron: \"0 0 1 1 *\"}) { schedule { id } }",
             Nothing,
@@ -384,8 +452,25 @@ pub fn samples() -> Vec<Sample> {
             ),
         ]
     });
-    let listed = listed.map(|(field, text, about)| Sample { field, text, about });
-    by_hand.chain(listed).collect()
+    let streamed = growing().map(|(added, entry)| {
+        let id = format!("{}_{:032x}", prefix((entry.noun)()), 0);
+        (
+            added.to_owned(),
+            format!("(after: \"{id}\") {{ id }}"),
+            About::Nothing,
+        )
+    });
+    let more = listed.chain(streamed);
+    let more = more.map(|(field, text, about)| Sample { field, text, about });
+    by_hand.chain(more).collect()
+}
+
+/// What the ids of the noun's rows begin with.
+fn prefix(noun: &Noun) -> &'static str {
+    match noun.fields[0].kind {
+        Kind::Id(prefix) => prefix,
+        _ => panic!("{} has no id", noun.name),
+    }
 }
 
 /// Whether what the operation is told is the owner's credential, so that it speaks for the owner whoever says it.

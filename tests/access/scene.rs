@@ -115,10 +115,21 @@ async fn rows_of(world: &World, who: &Asking) -> BTreeMap<&'static str, String> 
         .unwrap();
     let machine = person.running_machine().await;
     let snapshot = person.snapshot_of(&machine, &person.email).await;
+    let reported = person
+        .ask(&format!(
+            "mutation {{ reportConnection(input: {{to: {{container: \"{}\"}}, clientVersion: \"1.0\", log: \"of {}\"}}) \
+             {{ connectionLog {{ id }} }} }}",
+            created.container, person.email
+        ))
+        .await;
     let session = person.ask("{ sessions(first: 1) { nodes { id } } }").await;
     BTreeMap::from([
         ("User", user.to_string()),
         ("Session", session.text("/sessions/nodes/0/id")),
+        (
+            "ConnectionLog",
+            reported.text("/reportConnection/connectionLog/id"),
+        ),
         ("Container", created.container),
         ("VirtualMachine", machine),
         ("Snapshot", snapshot),
@@ -142,6 +153,8 @@ async fn fleet(world: &World, admin: &Person, rows: &mut BTreeMap<&'static str, 
     rows.insert("Engine", engine.await.as_str().unwrap().to_owned());
     let audit = admin.ask("{ auditEvents(last: 1) { nodes { id } } }").await;
     rows.insert("AuditEvent", audit.text("/auditEvents/nodes/0/id"));
+    let login = admin.ask("{ loginEvents(last: 1) { nodes { id } } }").await;
+    rows.insert("LoginEvent", login.text("/loginEvents/nodes/0/id"));
     containers::Entity::update_many()
         .col_expr(containers::Column::HostId, Expr::value(host.uuid()))
         .col_expr(containers::Column::ClusterId, Expr::value(uuid(&cluster)))
@@ -169,12 +182,15 @@ async fn fleet(world: &World, admin: &Person, rows: &mut BTreeMap<&'static str, 
 impl Scene {
     pub async fn set() -> Self {
         // Nothing changes by itself while everybody looks.
-        let ground = Ground::new()
-            .await
+        let ground = Ground::new().await;
+        let backups = format!("file://{}/backups", ground.folder().display());
+        let ground = ground
+            .with("BACKUP_URL", &backups)
             .with("RECONCILE_SECONDS", "3600")
             .with("MACHINES_PER_OWNER", "1000")
             .with("HOST_STALE_SECONDS", "80000")
             .with("HOST_DEAD_SECONDS", "90000");
+        let ground = crate::configuration::with_database(ground).await;
         let world = World::on(ground, QUICK, &[Role::WebAndWorker]).await;
         let nobody = Asking {
             name: "nobody",
@@ -182,6 +198,13 @@ impl Scene {
             viewer: Viewer::Anonymous,
         };
         let admin = asking("the administrator", world.admin().await).await;
+        let store = "mutation { setConfigValue(input: {environment: DEV, name: \"TASKS_TOTAL\", value: \"1000\"}) { applied } }";
+        admin.person.ask(store).await.ok("/setConfigValue");
+        let backup = admin
+            .person
+            .ask("mutation { backUp(input: {}) { task { id } } }");
+        let backup = backup.await.text("/backUp/task/id");
+        admin.person.task_in(&backup, "SUCCEEDED").await;
         let other = asking("another user", world.person("zoe").await).await;
         let owner = asking("the owner", world.person("ada").await).await;
         let others = rows_of(&world, &other).await;

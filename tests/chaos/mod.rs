@@ -3,11 +3,11 @@
 //! The claim is always the same one. Nothing that was promised is lost, and nothing is done twice. How long recovery
 //! takes is measured and printed, never asserted.
 
-mod engine;
-mod load;
+pub mod engine;
+pub mod load;
 mod proxy;
 mod stage;
-mod verdict;
+pub mod verdict;
 
 use std::time::Duration;
 

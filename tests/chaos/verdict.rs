@@ -11,11 +11,11 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::{
-    engine::Account,
+    engine::{Account, Engine},
     load::{Accepted, Client},
     stage::Stage,
 };
-use crate::harness::nap;
+use crate::harness::{Person, nap};
 
 /// How long everything may take to end. Not a claim about speed: after it, what has not ended counts as lost.
 const PATIENT: Duration = Duration::from_secs(90);
@@ -82,6 +82,26 @@ impl Verdict {
         verdict.judge_containers(&accepted, &containers, &accounts);
         verdict.all_millis = recovery(&accepted, &tasks, ended.at);
         ground.clear().await;
+        verdict
+    }
+
+    /// Waits for the end of all of somebody's tasks and looks at what there is; recovery is not measured.
+    pub async fn of(person: &Person, engine: &Engine, accepted: &[Accepted]) -> Self {
+        let (_keeps, seen) = tokio::sync::watch::channel(person.address);
+        let client = Client::new(person.clone(), seen);
+        all_ended(&client).await;
+        let tasks = everything(&client, "tasks", TASK).await;
+        let containers = everything(&client, "containers", "id state").await;
+        let mut verdict = Self {
+            tasks: tasks.len(),
+            lost: Vec::new(),
+            duplicated: Vec::new(),
+            probe_millis: None,
+            all_millis: None,
+            run_again: tasks.values().filter(|task| task["attempt"] != 1).count(),
+        };
+        verdict.judge_tasks(accepted, &tasks);
+        verdict.judge_containers(accepted, &containers, &engine.accounts().await);
         verdict
     }
 

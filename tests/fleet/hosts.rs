@@ -55,9 +55,13 @@ async fn world_with_engines(endpoints: &[&str]) -> (World, HashMap<String, Arc<S
         ..Seams::default()
     };
     world.apps.push(
-        App::start(&world.ground.load(), seams, Role::WebAndWorker)
-            .await
-            .unwrap(),
+        App::start(
+            &world.ground.configuration().await,
+            seams,
+            Role::WebAndWorker,
+        )
+        .await
+        .unwrap(),
     );
     (world, engines)
 }

@@ -6,6 +6,7 @@ pub mod directory;
 pub mod fleet;
 pub mod machines;
 pub mod process;
+pub mod receiver;
 pub mod servers;
 pub mod socket;
 
@@ -17,7 +18,7 @@ use std::{
 pub use client::{Person, Reply};
 use main_webserver::{
     app::{App, Role, Seams},
-    config::{Settings, Sources},
+    config::{Configuration, Given, Settings, Sources},
     domain::{Clock as _, Entropy, Id, Keyring, SystemClock, id},
     providers::{Faults, Providers, Simulated, SimulatedMachines},
     store::{Store, apps, containers},
@@ -103,12 +104,21 @@ impl Ground {
     }
 
     pub fn load(&self) -> Settings {
+        Settings::load(&self.sources()).unwrap()
+    }
+
+    pub async fn configuration(&self) -> Arc<Configuration> {
+        let given = Given::Pairs(self.sources());
+        Configuration::open(given).await.unwrap()
+    }
+
+    fn sources(&self) -> Sources {
         let pairs: Vec<(&str, &str)> = self
             .settings
             .iter()
             .map(|(k, v)| (k.as_str(), v.as_str()))
             .collect();
-        Settings::load(&Sources::from_pairs(&pairs)).unwrap()
+        Sources::from_pairs(&pairs)
     }
 
     /// Removes the test's database.
@@ -245,8 +255,11 @@ impl World {
             providers: Some(Providers::of(self.engine.clone(), self.machines.clone())),
             ..Seams::default()
         };
-        self.apps
-            .push(App::start(&self.ground.load(), seams, role).await.unwrap());
+        self.apps.push(
+            App::start(&self.ground.configuration().await, seams, role)
+                .await
+                .unwrap(),
+        );
         self.apps.len() - 1
     }
 
@@ -341,10 +354,13 @@ pub fn required(variable: &str) -> String {
         .unwrap_or_else(|_| panic!("{variable} is not set; run this test by tests/run.sh"))
 }
 
-/// One HTTP client for all of a test's people.
-pub static HTTP: LazyLock<reqwest::Client> = LazyLock::new(|| {
+/// An HTTP client to be.
+pub fn http() -> reqwest::ClientBuilder {
+    // It has no cryptography of its own; a second call changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
-        .timeout(Duration::from_secs(40))
-        .build()
-        .unwrap()
-});
+}
+
+/// One HTTP client for all of a test's people.
+pub static HTTP: LazyLock<reqwest::Client> =
+    LazyLock::new(|| http().timeout(Duration::from_secs(40)).build().unwrap());

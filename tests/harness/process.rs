@@ -1,6 +1,7 @@
 //! The real binary as a process of its own.
 
 use std::{
+    ffi::{OsStr, OsString},
     net::SocketAddr,
     process::{ExitStatus, Stdio},
 };
@@ -16,10 +17,22 @@ use super::{Ground, PATIENCE, Person};
 pub struct Process {
     child: Child,
     pub address: Option<SocketAddr>,
+    /// What it has said of itself.
+    pub banner: String,
+}
+
+/// The binary that is tested.
+pub fn own_binary() -> OsString {
+    env!("CARGO_BIN_EXE_main-webserver").into()
 }
 
 pub fn command(ground: &Ground, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_main-webserver"));
+    command_of(&own_binary(), ground, arguments)
+}
+
+/// The same of another version's binary.
+pub fn command_of(binary: &OsStr, ground: &Ground, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary);
     command
         .args(arguments)
         .current_dir(ground.folder())
@@ -47,9 +60,11 @@ impl Process {
     pub async fn until_it_says(mut command: Command, last: &str) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut address = None;
-        let banner = async {
+        let (mut address, mut banner) = (None, String::new());
+        let read = async {
             while let Some(line) = lines.next_line().await.unwrap() {
+                banner += &line;
+                banner.push('\n');
                 if let Some(url) = line.trim().strip_prefix("endpoint") {
                     let host = url
                         .trim()
@@ -65,13 +80,17 @@ impl Process {
             }
             false
         };
-        let started = tokio::time::timeout(PATIENCE, banner)
+        let started = tokio::time::timeout(PATIENCE, read)
             .await
             .expect("a banner in time");
         assert!(started, "{command:?} ended before it said '{last}'");
         // Read on, so that the process never waits for the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { child, address }
+        Self {
+            child,
+            address,
+            banner,
+        }
     }
 
     pub fn person(&self) -> Person {

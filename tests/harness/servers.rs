@@ -1,19 +1,28 @@
 //! PostgreSQL and Redis of the test's own, which it may stop, flush and kill.
 
-use std::process::Stdio;
+use std::{
+    process::Stdio,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use fred::interfaces::ClientLike as _;
 use tokio::process::Command;
 
 use super::required;
 
-/// A port nobody listens on now; for a server that has to come back at the same place.
+/// A port nobody listens on now; for a server that has to come back at the same place. None of those that outgoing
+/// connections take, which would take it while the server is away.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Each test is a process of its own, and begins elsewhere.
+        let asked = ASKED.fetch_add(1, Ordering::Relaxed);
+        let turn = std::process::id().wrapping_mul(31).wrapping_add(asked);
+        let port = u16::try_from(20_000 + turn % 12_000).unwrap();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A Redis that keeps nothing on disk; it is killed when the test ends.
@@ -69,6 +78,14 @@ impl Redis {
 
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
+    }
+
+    /// An orderly end.
+    pub async fn end(mut self) {
+        let pid = self.child.id().unwrap().to_string();
+        let asked = Command::new("kill").args(["-TERM", &pid]).status().await;
+        assert!(asked.unwrap().success());
+        self.child.wait().await.unwrap();
     }
 }
 
@@ -151,6 +168,17 @@ impl Postgres {
     pub async fn stop(&self) {
         let data = self.data();
         Self::run("pg_ctl", &["-D", &data, "-m", "immediate", "-w", "stop"]).await;
+    }
+
+    /// An orderly stop: clients are sent away, everything is written.
+    pub async fn end(&self) {
+        let data = self.data();
+        Self::run("pg_ctl", &["-D", &data, "-m", "fast", "-w", "stop"]).await;
+    }
+
+    /// What it has said.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
     pub fn url(&self) -> String {

@@ -87,6 +87,7 @@ async fn every_watched_list_hears_of_its_own_changes() {
     for (list, person) in [
         ("schedules", &admin),
         ("users", &admin),
+        ("loginEvents", &admin),
         ("apps", &ada),
         ("sessions", &ada),
     ] {

@@ -117,13 +117,12 @@ async fn a_page_of_a_million_rows_is_read_by_an_index() {
                 let part = Part::new((entry_of_list("containers").unwrap().noun)(), asked, viewer)
                     .unwrap();
                 let one = part.statement(world.store(), &record_columns(part.noun), false);
-                let form = Form::of(&one);
-                let together = form.map(|form| Statement {
+                let together = Form::of(one.clone()).map(|(form, values)| Statement {
                     sql: form.text_for_many(),
-                    values: Some(form.values_of([&one; TOGETHER].into_iter())),
+                    values: Some(form.values_of([&values; TOGETHER].into_iter())),
                     db_backend: one.db_backend,
                 });
-                for (mut statement, count) in [(Some(one), 1), (together, TOGETHER as u64)] {
+                for (mut statement, count) in [(Some(one), 1), (together.ok(), TOGETHER as u64)] {
                     let Some(statement) = &mut statement else {
                         continue;
                     };

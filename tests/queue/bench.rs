@@ -18,13 +18,17 @@ use main_webserver::{
         TaskQueue, Worker, WorkerSettings,
     },
     store::{
-        Store, Tx, connection,
+        Posted, Store, Tx, connection, migrate,
         tasks::{self, Claimer, Model, NewTask, TaskInput},
     },
     telemetry::Meters,
 };
+use sea_orm::DbBackend;
 use serde::{Deserialize, Serialize};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -34,6 +38,10 @@ use crate::harness::{Ground, until};
 pub struct ManualClock(watch::Sender<DateTime<Utc>>);
 
 impl ManualClock {
+    pub fn set(&self, at: DateTime<Utc>) {
+        self.0.send_replace(at);
+    }
+
     pub fn advance(&self, by: Duration) {
         self.0.send_modify(|now| *now += by);
     }
@@ -136,7 +144,7 @@ impl Bench {
         let ground = Ground::new().await;
         let settings = ground.load();
         let db = connection::open(&settings).await.unwrap();
-        connection::migrate(&db.people).await.unwrap();
+        migrate::migrate(&db.people).await.unwrap();
         let clock = Arc::new(ManualClock(watch::Sender::new(SystemClock.now())));
         let (store, _) = Store::new(db, clock.clone(), Arc::new(Entropy::seeded(1)));
         let (queue, bus, kind, stop) = (
@@ -156,6 +164,20 @@ impl Bench {
             stop,
             parts: Vec::new(),
         }
+    }
+
+    pub fn is_postgres(&self) -> bool {
+        self.store.db().get_database_backend() == DbBackend::Postgres
+    }
+
+    /// The same database by another store, and what its commits have to tell.
+    pub async fn another_store(&self) -> (Store, mpsc::Receiver<Posted>) {
+        let connections = connection::open(&self.ground.load()).await.unwrap();
+        Store::new(
+            connections,
+            self.clock.clone(),
+            Arc::new(Entropy::seeded(2)),
+        )
     }
 
     pub fn dispatcher(&self) -> Dispatcher {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use main_webserver::{
-    domain::{Id, task::Priority},
+    domain::{Dial, Id, task::Priority},
     queue::{
         Registry, Retention, Run, TaskError, TaskKind, TaskStore, Upkeep, Worker, WorkerSettings,
     },
@@ -287,8 +287,11 @@ async fn ended_tasks_go_to_the_archive_with_their_log_and_then_for_good() {
         ended: days(1),
         failed: days(10),
         archived: days(100),
+        logs: days(1000),
+        logins: days(1000),
+        audit: days(1000),
     };
-    let upkeep = Upkeep::new(bench.store.clone(), retention);
+    let upkeep = Upkeep::new(bench.store.clone(), Dial::new(retention));
     upkeep.clear().await.unwrap();
     assert_eq!(bench.row(done).await.state, "succeeded", "it is too early");
     bench.clock.advance(days(2));

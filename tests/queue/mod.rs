@@ -1,8 +1,10 @@
 //! The task engine: claims, leases, fences, retries, waits, cancellations, and what happens when a part is lost.
 
 mod bench;
+mod day;
 mod families;
 mod features;
+mod foretold;
 mod steps;
 
 use std::{
@@ -310,7 +312,7 @@ async fn lost_hints_and_unsent_messages_are_found_by_the_sweep() {
         .insert(Input(Script::Succeed).into_task(None, None).unwrap())
         .await;
     let mut sweeper = bench.sweeper();
-    let next = async || bench.queue.next(10, Duration::ZERO).await.unwrap();
+    let next = async || bench.queue.next(10, Duration::ZERO).await.unwrap().tasks;
     sweeper.once().await.unwrap();
     assert!(next().await.is_empty(), "too early to call it lost");
     bench.clock.advance(Duration::from_secs(3));
@@ -362,6 +364,7 @@ async fn every_queue_gives_the_urgent_first_and_nothing_from_nothing() {
     for queue in queues().await {
         let entropy = Entropy::seeded(1);
         let hint = |priority, share| Hint {
+            trace: None,
             task: entropy.id::<id::Task>(DateTime::UNIX_EPOCH),
             priority,
             share: Uuid::from_u128(share),
@@ -372,24 +375,24 @@ async fn every_queue_gives_the_urgent_first_and_nothing_from_nothing() {
             hint(Priority::Interactive, 1),
         );
         let wait = Duration::from_millis(300);
-        assert!(queue.next(5, wait).await.unwrap().is_empty());
+        assert!(queue.next(5, wait).await.unwrap().tasks.is_empty());
         // Told twice is waiting once.
         for _ in 0..2 {
             queue.announce(&[low, normal, high, high2]).await.unwrap();
         }
         assert_eq!(queue.backlog().await.unwrap(), 4);
         assert_eq!(
-            queue.next(3, wait).await.unwrap(),
+            queue.next(3, wait).await.unwrap().tasks,
             [high.task, high2.task, normal.task]
         );
-        assert_eq!(queue.next(3, wait).await.unwrap(), [low.task]);
+        assert_eq!(queue.next(3, wait).await.unwrap().tasks, [low.task]);
         // Somebody who waits already hears of it.
         let waiting = tokio::spawn({
             let queue = Arc::clone(&queue);
             async move { queue.next(1, Duration::from_secs(10)).await.unwrap() }
         });
         queue.announce(&[low]).await.unwrap();
-        assert_eq!(waiting.await.unwrap(), [low.task]);
+        assert_eq!(waiting.await.unwrap().tasks, [low.task]);
     }
 }
 
@@ -399,6 +402,7 @@ async fn every_queue_gives_every_share_its_turn_and_all_in_the_same_order() {
     for queue in queues().await {
         let entropy = Entropy::seeded(3);
         let hint = |share| Hint {
+            trace: None,
             task: entropy.id::<id::Task>(DateTime::UNIX_EPOCH),
             priority: Priority::Normal,
             share: Uuid::from_u128(share),
@@ -408,7 +412,7 @@ async fn every_queue_gives_every_share_its_turn_and_all_in_the_same_order() {
         hints.extend((0..3).map(|_| hint(2)));
         hints.push(hint(3));
         queue.announce(&hints).await.unwrap();
-        let mut order = queue.next(7, Duration::ZERO).await.unwrap();
+        let mut order = queue.next(7, Duration::ZERO).await.unwrap().tasks;
         let share_of = |id: &Id<id::Task>| {
             let hint = hints.iter().find(|hint| hint.task == *id);
             hint.unwrap().share.as_u128()
@@ -418,7 +422,7 @@ async fn every_queue_gives_every_share_its_turn_and_all_in_the_same_order() {
         assert_eq!(first, [1, 1, 1, 2, 2, 2, 3], "the small shares are done");
         // Who comes later begins where the others are, not before them.
         queue.announce(&[hint(4)]).await.unwrap();
-        while let [id] = queue.next(1, Duration::ZERO).await.unwrap()[..] {
+        while let [id] = queue.next(1, Duration::ZERO).await.unwrap().tasks[..] {
             order.push(id);
         }
         assert_eq!(order.len(), 1005);

@@ -7,7 +7,7 @@ use main_webserver::{
     domain::{Change, Id, id::Task},
     error::TransportError,
     live::{EventBus, Interest, InterestListener, Listener, Topic},
-    queue::TaskQueue,
+    queue::{Taken, TaskQueue},
     store::tasks::Hint,
 };
 
@@ -121,7 +121,7 @@ impl TaskQueue for SimQueue {
         Ok(self.0.world.state().queue.len())
     }
 
-    async fn next(&self, max: usize, wait: Duration) -> Result<Vec<Id<Task>>, TransportError> {
+    async fn next(&self, max: usize, wait: Duration) -> Result<Taken, TransportError> {
         let node = &self.0;
         node.gate().await;
         if self.is_away() {
@@ -139,7 +139,7 @@ impl TaskQueue for SimQueue {
         let latency = node.world.state().latency();
         node.world.nap(latency).await;
         node.gate().await;
-        Ok(taken)
+        Ok(taken.into())
     }
 }
 

@@ -3,9 +3,14 @@
 
 mod operation;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering::Relaxed},
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    task::Poll,
 };
 
 use async_trait::async_trait;
@@ -13,10 +18,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use main_webserver::{
     config,
     domain::{Clock, Entropy},
-    store::{Posted, Store, connection, kinds, outbox, schedules, task_logs, tasks},
+    store::{Posted, Store, connection, kinds, migrate, outbox, schedules, task_logs, tasks},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use sea_orm::{ConnectionTrait as _, EntityTrait as _, QueryOrder as _};
+use sea_orm::{ConnectionTrait as _, EntityTrait as _, QueryOrder as _, Statement};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -47,7 +52,7 @@ struct Real {
 impl Real {
     async fn open(name: &'static str, settings: &config::Settings, clock: &Arc<HandClock>) -> Self {
         let connections = connection::open(settings).await.unwrap();
-        connection::migrate(&connections.people).await.unwrap();
+        migrate::migrate(&connections.people).await.unwrap();
         let clock = Arc::clone(clock) as Arc<dyn Clock>;
         let (store, told) = Store::new(connections, clock, Arc::new(Entropy::seeded(0)));
         Self { name, store, told }
@@ -75,7 +80,7 @@ impl Real {
     fn hints(&mut self) -> Vec<String> {
         let mut hints = Vec::new();
         while let Ok(posted) = self.told.try_recv() {
-            hints.extend(posted.hints.iter().map(|hint| format!("{hint:?}")));
+            hints.extend(posted.hints.iter().map(told));
         }
         hints.sort();
         hints
@@ -245,12 +250,7 @@ async fn same_seed(seed: u64, clock: &Arc<HandClock>, reals: &mut [Real]) {
         let entropy = || Arc::new(Entropy::seeded(seed * 1_000 + number));
         let mut tx = Tx::at(clock.now(), &entropy());
         let expected = operation.apply_to_model(&mut model, &mut tx, &mut leases);
-        let mut hints: Vec<String> = tx
-            .posted
-            .hints
-            .iter()
-            .map(|hint| format!("{hint:?}"))
-            .collect();
+        let mut hints: Vec<String> = tx.posted.hints.iter().map(told).collect();
         hints.sort();
         let kept = Kept::of(&model);
         for real in reals.iter_mut() {
@@ -267,6 +267,11 @@ async fn same_seed(seed: u64, clock: &Arc<HandClock>, reals: &mut [Real]) {
             assert_eq!(real.hints(), hints, "the hints of {place}");
         }
     }
+}
+
+/// A hint as it is compared; the trace goes with it where it is known.
+fn told(hint: &tasks::Hint) -> String {
+    format!("{:?} {:?} {:?}", hint.task, hint.priority, hint.share)
 }
 
 #[tokio::test]
@@ -290,4 +295,48 @@ async fn the_stores_and_the_model_agree() {
         real.store.close().await.unwrap();
     }
     ground.clear().await;
+}
+
+/// A request is abandoned at any moment: by a client that goes away, by a time-out.
+#[tokio::test]
+async fn a_transaction_abandoned_while_it_is_opened_is_closed() {
+    let ground = Ground::new().await;
+    let mut settings = ground.load();
+    // One for transactions: whatever is left on it is met by the next statement.
+    settings.database_connections = 2;
+    let db = connection::open(&settings).await.unwrap().people;
+    let watcher = connection::open(&ground.load()).await.unwrap().people;
+    let run = async |sql: &str| db.execute_unprepared(sql).await.unwrap();
+    run("CREATE TABLE written (round BIGINT NOT NULL)").await;
+    for round in 0..60 {
+        abandoned(connection::begin(&db), round % 6).await;
+        run(&format!("INSERT INTO written VALUES ({round})")).await;
+        let sql = "SELECT COUNT(*) AS written FROM written";
+        let row = watcher
+            .query_one_raw(Statement::from_string(db.get_database_backend(), sql))
+            .await;
+        let written: i64 = row.unwrap().unwrap().try_get("", "written").unwrap();
+        assert_eq!(written, i64::from(round) + 1);
+    }
+    db.close().await.unwrap();
+    watcher.close().await.unwrap();
+    ground.clear().await;
+}
+
+/// Drops `future` when it has been polled so many times.
+async fn abandoned(future: impl Future, polls: i32) {
+    let mut future = pin!(future);
+    let mut left = polls;
+    poll_fn(|context| {
+        if left == 0 || future.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        left -= 1;
+        if left == 0 {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt::Debug, time::Duration};
 
 use chrono::TimeDelta;
 use main_webserver::{
-    domain::{Id, task::Priority},
+    domain::{Id, task::Priority, trace::TraceParent},
     error::StoreError,
     store::{
         Store, archive, kinds, leader, limits, schedules,
@@ -81,6 +81,11 @@ fn new_task(chance: &mut StdRng, now: Time) -> NewTask {
         idempotency_key: (rarely > 4).then(|| format!("key {}", chance.random_range(0..12))),
         unique_key: (rarely == 3 || rarely == 6)
             .then(|| format!("unique {}", chance.random_range(0..4))),
+        trace: (rarely == 2).then_some(TraceParent {
+            trace_id: 7,
+            span_id: 8,
+            is_sampled: true,
+        }),
     }
 }
 
@@ -269,7 +274,7 @@ impl Operation {
             Self::Wake(topic) => words([db.wake(tx, topic)]),
             Self::WakeDue => words([db.wake_due(tx, ALL)]),
             Self::TakeExpired => words([db.take_expired(tx, ALL)]),
-            Self::Reannounce => words(db.reannounce(tx, ALL)),
+            Self::Reannounce => told(&db.reannounce(tx, ALL)),
             Self::NextDue => words([db.next_due()]),
             Self::Cancel(task) => words([db.request_cancel(tx, *task)]),
             Self::Revive(tasks) => answer(db.revive(tx, tasks)),
@@ -329,11 +334,10 @@ impl Operation {
             Self::Wake(topic) => words([tasks::wake(store, topic).await.unwrap()]),
             Self::WakeDue => words([tasks::wake_due(store, ALL).await.unwrap()]),
             Self::TakeExpired => words([tasks::take_expired(store, ALL).await.unwrap()]),
-            Self::Reannounce => words(
-                tasks::reannounce(store, &mut Cursor::default(), ALL)
-                    .await
-                    .unwrap(),
-            ),
+            Self::Reannounce => {
+                let mut cursor = Cursor::default();
+                told(&tasks::reannounce(store, &mut cursor, ALL).await.unwrap())
+            }
             Self::NextDue => words([tasks::next_due(store).await.unwrap()]),
             Self::Cancel(task) => words([change(store, *task, None).await]),
             Self::Reprioritise(task, priority) => {
@@ -385,6 +389,13 @@ async fn revive(store: &Store, ids: &[Uuid]) -> Result<(), StoreError> {
     }
     tasks::revive(&mut tx, &rows).await?;
     tx.commit().await
+}
+
+/// Hints as they are compared.
+fn told(hints: &[tasks::Hint]) -> Vec<String> {
+    let mut told: Vec<String> = hints.iter().map(super::told).collect();
+    told.sort();
+    told
 }
 
 fn words<T: Debug>(items: impl IntoIterator<Item = T>) -> Vec<String> {

@@ -43,7 +43,9 @@ async fn again(world: &mut World, name: &str, engine: &Arc<SimulatedMachines>) {
     } else {
         Role::Worker
     };
-    let app = App::start(&world.ground.load(), seams, role).await.unwrap();
+    let app = App::start(&world.ground.configuration().await, seams, role)
+        .await
+        .unwrap();
     world.apps.push(app);
 }
 

@@ -1,6 +1,6 @@
 //! A value of a row: from the database, into a GraphQL value, and into an answer's text.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
 use async_graphql::{Name, Value};
 use chrono::{DateTime, Utc};
@@ -29,26 +29,28 @@ pub enum Storage {
     Json,
 }
 
-/// A value of a column.
+/// A value of a column; a text may be borrowed from what the driver has read.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Cell {
+pub enum Cell<'a> {
     Null,
     Uuid(Uuid),
-    Text(String),
+    Text(Cow<'a, str>),
     Int(i64),
     Bool(bool),
     Time(DateTime<Utc>),
     Json(serde_json::Value),
 }
 
-impl Cell {
-    pub fn read(row: &QueryResult, at: usize, storage: Storage) -> Result<Self, DbErr> {
+impl<'a> Cell<'a> {
+    pub fn read(row: &'a QueryResult, at: usize, storage: Storage) -> Result<Self, DbErr> {
         if let Some(row) = row.try_as_pg_row() {
-            return Self::read_binary(row, at, storage);
+            return Self::of_bytes(binary(row, at)?, storage).ok_or_else(|| unreadable(at));
         }
         Ok(match storage {
             Storage::Uuid => or_null(row.try_get_by_index(at)?, Self::Uuid),
-            Storage::Text => or_null(row.try_get_by_index(at)?, Self::Text),
+            Storage::Text => or_null(row.try_get_by_index::<Option<String>>(at)?, |text| {
+                Self::Text(text.into())
+            }),
             Storage::Small => or_null(row.try_get_by_index::<Option<i16>>(at)?, |number| {
                 Self::Int(number.into())
             }),
@@ -62,26 +64,23 @@ impl Cell {
         })
     }
 
-    /// Reads the driver's bytes without asking it again for each value whether its type is what it was before: in long
+    /// Reads PostgreSQL's binary form of a value without asking each one whether its type is what it was before: in long
     /// lists that takes longer than all the rest of the reading.
-    fn read_binary(row: &PgRow, at: usize, storage: Storage) -> Result<Self, DbErr> {
-        let unreadable = || DbErr::Type(format!("column {at} holds no {storage:?}"));
-        let value = row.try_get_raw(at).map_err(|_| unreadable())?;
-        let bytes = match value.as_bytes() {
-            Ok(bytes) if value.format() == PgValueFormat::Binary => bytes,
-            Ok(_) => return Err(unreadable()),
-            Err(_) => return Ok(Self::Null),
+    pub fn of_bytes(bytes: Option<&'a [u8]>, storage: Storage) -> Option<Self> {
+        let Some(bytes) = bytes else {
+            return Some(Self::Null);
         };
         let integer = || match *bytes {
             [a, b] => Some(i16::from_be_bytes([a, b]).into()),
             [a, b, c, d] => Some(i32::from_be_bytes([a, b, c, d]).into()),
             _ => Some(i64::from_be_bytes(bytes.try_into().ok()?)),
         };
-        let read = match storage {
+        match storage {
             Storage::Uuid => Uuid::from_slice(bytes).ok().map(Self::Uuid),
-            Storage::Text => std::str::from_utf8(bytes)
-                .ok()
-                .map(|text| Self::Text(text.to_owned())),
+            Storage::Text => {
+                let text = std::str::from_utf8(bytes).ok()?;
+                Some(Self::Text(Cow::Borrowed(text)))
+            }
             Storage::Small | Storage::Int | Storage::Big => integer().map(Self::Int),
             Storage::Bool => match bytes {
                 [0] => Some(Self::Bool(false)),
@@ -93,8 +92,20 @@ impl Cell {
             Storage::Json => serde_json::from_slice(bytes.strip_prefix(&[1]).unwrap_or(bytes))
                 .ok()
                 .map(Self::Json),
-        };
-        read.ok_or_else(unreadable)
+        }
+    }
+
+    /// The same, for longer than what was read stays.
+    pub fn into_owned(self) -> Cell<'static> {
+        match self {
+            Self::Null => Cell::Null,
+            Self::Uuid(uuid) => Cell::Uuid(uuid),
+            Self::Text(text) => Cell::Text(Cow::Owned(text.into_owned())),
+            Self::Int(number) => Cell::Int(number),
+            Self::Bool(yes) => Cell::Bool(yes),
+            Self::Time(at) => Cell::Time(at),
+            Self::Json(json) => Cell::Json(json),
+        }
     }
 
     /// What a model has of a column.
@@ -102,7 +113,7 @@ impl Cell {
         use sea_orm::Value as V;
         match value {
             V::Uuid(Some(uuid)) => Self::Uuid(uuid),
-            V::String(Some(text)) => Self::Text(text),
+            V::String(Some(text)) => Self::Text(text.into()),
             V::SmallInt(Some(number)) => Self::Int(number.into()),
             V::Int(Some(number)) => Self::Int(number.into()),
             V::BigInt(Some(number)) => Self::Int(number),
@@ -118,7 +129,7 @@ impl Cell {
         match self {
             Self::Null => sea_orm::Value::String(None),
             Self::Uuid(uuid) => (*uuid).into(),
-            Self::Text(text) => text.as_str().into(),
+            Self::Text(text) => text.as_ref().into(),
             Self::Int(number) => (*number).into(),
             Self::Bool(yes) => (*yes).into(),
             Self::Time(at) => (*at).into(),
@@ -134,8 +145,23 @@ impl Cell {
     }
 }
 
-fn or_null<T>(value: Option<T>, wrap: impl FnOnce(T) -> Cell) -> Cell {
+fn or_null<'a, T>(value: Option<T>, wrap: impl FnOnce(T) -> Cell<'a>) -> Cell<'a> {
     value.map_or(Cell::Null, wrap)
+}
+
+/// The bytes of a value in PostgreSQL's binary form; `None` for NULL.
+pub fn binary(row: &PgRow, at: usize) -> Result<Option<&[u8]>, DbErr> {
+    let value = row.try_get_raw(at).map_err(|_| unreadable(at))?;
+    match value.as_bytes() {
+        Ok(bytes) if value.format() == PgValueFormat::Binary => Ok(Some(bytes)),
+        Ok(_) => Err(unreadable(at)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The column holds something else than it is declared to.
+pub fn unreadable(at: usize) -> DbErr {
+    DbErr::Type(format!("column {at} holds what it should not"))
 }
 
 /// The time so many microseconds after the beginning of the year 2000, as PostgreSQL counts.
@@ -153,7 +179,7 @@ pub fn value(field: &Field, cells: &[Cell]) -> Value {
         (Cell::Uuid(uuid), Kind::Id(prefix)) => Value::from(id_text(prefix, *uuid)),
         (Cell::Uuid(uuid), _) => Value::from(uuid.simple().to_string()),
         (Cell::Text(text), Kind::Word(_)) => Value::Enum(Name::new(text.to_uppercase())),
-        (Cell::Text(text), _) => Value::from(text.as_str()),
+        (Cell::Text(text), _) => Value::from(&**text),
         (Cell::Int(number), Kind::Word(words)) => {
             rank(words.ranks, *number).map_or(Value::Null, |word| Value::Enum(Name::new(word)))
         }
@@ -196,7 +222,9 @@ pub fn write(out: &mut String, field: &Field, cells: &[Cell]) {
         }
         (Cell::Text(text), Kind::Word(_)) => {
             out.push('"');
-            out.extend(text.chars().map(|letter| letter.to_ascii_uppercase()));
+            let begin = out.len();
+            out.push_str(text);
+            out[begin..].make_ascii_uppercase();
             out.push('"');
         }
         (Cell::Text(text), _) => write_text(out, text),
@@ -204,9 +232,7 @@ pub fn write(out: &mut String, field: &Field, cells: &[Cell]) {
             Some(word) => write_text(out, word),
             None => out.push_str("null"),
         },
-        (Cell::Int(number), _) => {
-            let _ = write!(out, "{number}");
-        }
+        (Cell::Int(number), _) => write_number(out, *number),
         (Cell::Bool(yes), _) => out.push_str(if *yes { "true" } else { "false" }),
         (Cell::Time(at), _) => write_time(out, *at),
         (Cell::Json(json), _) => {
@@ -215,54 +241,83 @@ pub fn write(out: &mut String, field: &Field, cells: &[Cell]) {
     }
 }
 
-/// The form of [`DateTime::to_rfc3339`], in a sixth of its time.
+fn write_number(out: &mut String, number: i64) {
+    let mut rest = number.unsigned_abs();
+    let mut text = [b'0'; 20];
+    let mut begin = text.len();
+    loop {
+        begin -= 1;
+        // A digit is less than ten.
+        text[begin] += (rest % 10).to_le_bytes()[0];
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if number < 0 {
+        out.push('-');
+    }
+    push_ascii(out, &text[begin..]);
+}
+
+/// The form of [`DateTime::to_rfc3339`], in a tenth of its time.
 fn write_time(out: &mut String, at: DateTime<Utc>) {
     use chrono::{Datelike as _, Timelike as _};
-    #[expect(clippy::cast_possible_truncation, reason = "a number of two digits")]
-    fn two(out: &mut String, number: u32) {
-        out.push(char::from(b'0' + (number / 10) as u8));
-        out.push(char::from(b'0' + (number % 10) as u8));
-    }
     let year = at.year();
     let nanos = at.nanosecond();
     if !(1000..10_000).contains(&year) || nanos >= 1_000_000_000 {
         let _ = write!(out, "\"{}\"", at.to_rfc3339());
         return;
     }
-    out.push('"');
-    two(out, year.unsigned_abs() / 100);
-    two(out, year.unsigned_abs() % 100);
-    for (before, number) in [
-        ('-', at.month()),
-        ('-', at.day()),
-        ('T', at.hour()),
-        (':', at.minute()),
-        (':', at.second()),
+    let mut text = *b"\"0000-00-00T00:00:00";
+    write_digits(&mut text[1..5], year.unsigned_abs());
+    for (place, number) in [
+        (6, at.month()),
+        (9, at.day()),
+        (12, at.hour()),
+        (15, at.minute()),
+        (18, at.second()),
     ] {
-        out.push(before);
-        two(out, number);
+        write_digits(&mut text[place..place + 2], number);
     }
+    push_ascii(out, &text);
     if nanos != 0 {
-        let _ = if nanos.is_multiple_of(1_000_000) {
-            write!(out, ".{:03}", nanos / 1_000_000)
-        } else if nanos.is_multiple_of(1000) {
-            write!(out, ".{:06}", nanos / 1000)
-        } else {
-            write!(out, ".{nanos:09}")
+        let mut text = *b".000000000";
+        write_digits(&mut text[1..], nanos);
+        let count = match nanos {
+            nanos if nanos.is_multiple_of(1_000_000) => 3,
+            nanos if nanos.is_multiple_of(1000) => 6,
+            _ => 9,
         };
+        push_ascii(out, &text[..=count]);
     }
     out.push_str("+00:00\"");
 }
 
+fn push_ascii(out: &mut String, text: &[u8]) {
+    out.push_str(std::str::from_utf8(text).unwrap_or_default());
+}
+
+/// Fills the places with the last digits of the number.
+fn write_digits(places: &mut [u8], mut number: u32) {
+    for place in places.iter_mut().rev() {
+        // A digit is less than ten.
+        *place = b'0' + (number % 10).to_le_bytes()[0];
+        number /= 10;
+    }
+}
+
 /// Writes a JSON string.
 pub fn write_text(out: &mut String, text: &str) {
-    let is_plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
-    if text.bytes().all(is_plain) {
+    let is_special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    // To the end in any case: so many bytes are looked at together.
+    let has_special = text.bytes().fold(false, |has, byte| has | is_special(byte));
+    if has_special {
+        let _ = write!(out, "{}", serde_json::Value::from(text));
+    } else {
         out.push('"');
         out.push_str(text);
         out.push('"');
-    } else {
-        let _ = write!(out, "{}", serde_json::Value::from(text));
     }
 }
 
@@ -286,6 +341,15 @@ mod tests {
                 write_time(&mut text, at);
                 assert_eq!(text, format!("\"{}\"", at.to_rfc3339()));
             }
+        }
+    }
+
+    #[test]
+    fn a_number_is_written_as_the_library_writes_it() {
+        for number in [0, 7, 10, -1, 1_234_567_890, i64::MAX, i64::MIN] {
+            let mut text = String::new();
+            write_number(&mut text, number);
+            assert_eq!(text, number.to_string());
         }
     }
 

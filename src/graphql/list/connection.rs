@@ -35,17 +35,12 @@ pub struct Edge<E> {
 
 impl<E: Shown> Connection<E> {
     /// Takes rows that were read with [`super::row::record_columns`].
-    pub fn of(rows: Rows) -> Self {
-        let cursors: Vec<String> = rows.rows.iter().map(|row| rows.cursor(row)).collect();
-        let edges = rows
-            .rows
-            .into_iter()
-            .zip(cursors)
-            .map(|(cells, cursor)| Edge {
-                cursor,
-                node: Row::from_cells(cells),
-                entity: PhantomData,
-            });
+    pub fn of(rows: &Rows<'_>) -> Self {
+        let edges = rows.each().map(|row| Edge {
+            cursor: rows.cursor(row),
+            node: Row::from_cells(row.iter().cloned().map(Cell::into_owned).collect()),
+            entity: PhantomData,
+        });
         Self {
             edges: edges.collect(),
             page_info: (rows.has_previous, rows.has_next),
@@ -232,9 +227,9 @@ impl Compiled {
     }
 
     /// Writes the page.
-    pub fn write(&self, out: &mut String, rows: Option<&Rows>, total: Option<i64>) {
-        let each: &[Vec<Cell>] = rows.map_or(&[], |rows| &rows.rows);
-        let cursor = |out: &mut String, row: Option<&Vec<Cell>>| match (rows, row) {
+    pub fn write(&self, out: &mut String, rows: Option<&Rows<'_>>, total: Option<i64>) {
+        let each = || rows.into_iter().flat_map(Rows::each);
+        let cursor = |out: &mut String, row: Option<&[Cell<'_>]>| match (rows, row) {
             (Some(rows), Some(row)) => cell::write_text(out, &rows.cursor(row)),
             _ => out.push_str("null"),
         };
@@ -245,8 +240,8 @@ impl Compiled {
                 Some(total) => out.push_str(&total.to_string()),
                 None => out.push_str("null"),
             },
-            Part::Nodes(shape) => list_of(out, each, |out, row| shape.write(out, row)),
-            Part::Edges(parts) => list_of(out, each, |out, row| {
+            Part::Nodes(shape) => list_of(out, each(), |out, row| shape.write(out, row)),
+            Part::Edges(parts) => list_of(out, each(), |out, row| {
                 object_of(out, parts, |out, part| match part {
                     EdgePart::Typename => {
                         cell::write_text(out, &format!("{}Edge", self.noun.name));
@@ -259,8 +254,8 @@ impl Compiled {
                 Info::Typename => out.push_str("\"PageInfo\""),
                 Info::HasPrevious => flag(out, rows.is_some_and(|rows| rows.has_previous)),
                 Info::HasNext => flag(out, rows.is_some_and(|rows| rows.has_next)),
-                Info::Start => cursor(out, each.first()),
-                Info::End => cursor(out, each.last()),
+                Info::Start => cursor(out, each().next()),
+                Info::End => cursor(out, each().next_back()),
             }),
         });
     }
@@ -317,9 +312,13 @@ fn object_of<T>(out: &mut String, parts: &[(Box<str>, T)], mut write: impl FnMut
     out.push('}');
 }
 
-fn list_of<T>(out: &mut String, items: &[T], mut write: impl FnMut(&mut String, &T)) {
+fn list_of<T>(
+    out: &mut String,
+    items: impl Iterator<Item = T>,
+    mut write: impl FnMut(&mut String, T),
+) {
     out.push('[');
-    for (index, item) in items.iter().enumerate() {
+    for (index, item) in items.enumerate() {
         if index > 0 {
             out.push(',');
         }

@@ -35,14 +35,14 @@ pub enum Tree {
 
 #[derive(Clone, Debug)]
 pub enum Test {
-    Eq(Cell),
-    Neq(Cell),
-    In(Vec<Cell>),
-    NotIn(Vec<Cell>),
-    Lt(Cell),
-    Lte(Cell),
-    Gt(Cell),
-    Gte(Cell),
+    Eq(Cell<'static>),
+    Neq(Cell<'static>),
+    In(Vec<Cell<'static>>),
+    NotIn(Vec<Cell<'static>>),
+    Lt(Cell<'static>),
+    Lte(Cell<'static>),
+    Gt(Cell<'static>),
+    Gte(Cell<'static>),
     Like(Pattern),
     Ilike(Pattern),
     IsNull(bool),
@@ -329,7 +329,7 @@ fn read_tests(
     Ok(())
 }
 
-fn cells(field: &Field, value: Value) -> Result<Vec<Cell>, String> {
+fn cells(field: &Field, value: Value) -> Result<Vec<Cell<'static>>, String> {
     let items = match value {
         Value::List(items) => items,
         one => vec![one],
@@ -341,7 +341,7 @@ fn cells(field: &Field, value: Value) -> Result<Vec<Cell>, String> {
 }
 
 /// Reads a value to compare the field with.
-fn cell(field: &Field, value: Value) -> Result<Cell, String> {
+fn cell(field: &Field, value: Value) -> Result<Cell<'static>, String> {
     let refused = || format!("{}: not a value of its type", field.name);
     let id = |text: &str, prefix: &str| {
         let hex = text.strip_prefix(prefix)?.strip_prefix('_')?;
@@ -352,7 +352,7 @@ fn cell(field: &Field, value: Value) -> Result<Cell, String> {
         (Kind::Id(prefix), Value::String(text)) => {
             Cell::Uuid(id(text, prefix).unwrap_or(Uuid::nil()))
         }
-        (Kind::Text, Value::String(text)) if keeps_text(text) => Cell::Text(text.clone()),
+        (Kind::Text, Value::String(text)) if keeps_text(text) => Cell::Text(text.clone().into()),
         (Kind::Int, Value::Number(number)) => Cell::Int(number.as_i64().ok_or_else(refused)?),
         (Kind::Bool, Value::Boolean(yes)) => Cell::Bool(*yes),
         (Kind::Time, Value::String(_)) => {
@@ -370,7 +370,7 @@ fn cell(field: &Field, value: Value) -> Result<Cell, String> {
             }
             match words.ranks.iter().find(|(_, word)| *word == name) {
                 Some((rank, _)) => Cell::Int(*rank),
-                None => Cell::Text(name.to_lowercase()),
+                None => Cell::Text(name.to_lowercase().into()),
             }
         }
         _ => return Err(refused()),

@@ -1,12 +1,12 @@
 //! The lists at the top of the schema: for each entity a list, its aggregates, and one row by its id.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashMap};
 
 use async_graphql::{
     ContainerType, Context, ContextSelectionSet, ID, InputType, ObjectType, OutputType, Positioned,
-    ServerResult, Value, VisitorContext,
-    parser::types::{Field as Selected, VariableDefinition},
-    registry::{MetaField, MetaType, MetaTypeId, Registry},
+    ServerError, ServerResult, Value, VisitorContext,
+    parser::types::{Field, VariableDefinition},
+    registry::{MetaField, MetaInputValue, MetaType, MetaTypeId, Registry},
     resolver_utils::resolve_container,
 };
 use futures_util::future::BoxFuture;
@@ -20,6 +20,7 @@ use super::{
     filter::{Filter, argument},
     noun::{Kind, Noun},
     order::OrderBy,
+    page::Page,
     read::{Asked, DEFAULT, MOST, Part, by_ids, check_access},
     row::{Row, Shown, object, output_field, record_columns},
     select::{Columns, Shape, collect},
@@ -28,8 +29,8 @@ use crate::{
     domain::{self, policy::Viewer},
     error::AppError,
     store::{
-        Store, accounts, apps, archive, audit, clusters, containers, engines, hosts, images,
-        machines, pools, regions, schedules, sessions, snapshots, tasks,
+        accounts, apps, archive, audit, clusters, connection_logs, containers, engines, hosts,
+        images, login_events, machines, pools, regions, schedules, sessions, snapshots, tasks,
     },
 };
 
@@ -39,19 +40,23 @@ pub struct Entry {
     pub list: &'static str,
     /// The field with one of its rows.
     pub one: &'static str,
+    /// The subscription to what is added, of a list that only grows.
+    pub added: Option<&'static str>,
     pub noun: fn() -> &'static Noun,
     connection: fn(&mut Registry) -> String,
     filter: fn(&mut Registry) -> String,
     order: fn(&mut Registry) -> String,
     row: fn(&mut Registry) -> String,
     resolve_list: for<'a> fn(&'a Context<'a>, Asked, Viewer) -> BoxFuture<'a, ServerResult<Value>>,
-    resolve_one: for<'a> fn(&'a Context<'a>, Vec<Cell>) -> BoxFuture<'a, ServerResult<Value>>,
+    resolve_one:
+        for<'a> fn(&'a Context<'a>, Vec<Cell<'static>>) -> BoxFuture<'a, ServerResult<Value>>,
 }
 
 const fn entry<E: Shown>(list: &'static str, one: &'static str) -> Entry {
     Entry {
         list,
         one,
+        added: None,
         noun: E::noun,
         connection: Connection::<E>::create_type_info,
         filter: <Option<Filter<E>> as InputType>::create_type_info,
@@ -69,14 +74,24 @@ const fn entry<E: Shown>(list: &'static str, one: &'static str) -> Entry {
     }
 }
 
+impl Entry {
+    /// Of a list whose rows neither change nor end before their time.
+    const fn growing(mut self, added: &'static str) -> Self {
+        self.added = Some(added);
+        self
+    }
+}
+
 /// Every list.
-pub static LISTS: [Entry; 16] = [
+pub static LISTS: [Entry; 18] = [
     entry::<apps::Entity>("apps", "app"),
-    entry::<audit::Entity>("auditEvents", "auditEvent"),
+    entry::<audit::Entity>("auditEvents", "auditEvent").growing("auditEventAdded"),
     entry::<clusters::Entity>("clusters", "cluster"),
+    entry::<connection_logs::Entity>("connectionLogs", "connectionLog"),
     entry::<containers::Entity>("containers", "container"),
     entry::<engines::Entity>("engines", "engine"),
     entry::<hosts::Entity>("hosts", "host"),
+    entry::<login_events::Entity>("loginEvents", "loginEvent").growing("loginEventAdded"),
     entry::<images::Entity>("machineImages", "machineImage"),
     entry::<regions::Entity>("regions", "region"),
     entry::<schedules::Entity>("schedules", "schedule"),
@@ -123,16 +138,9 @@ pub struct Lists;
 
 impl Entry {
     /// The arguments that choose a part of the list.
-    pub fn arguments(
-        &self,
-        registry: &mut Registry,
-    ) -> [async_graphql::registry::MetaInputValue; 6] {
+    pub fn arguments(&self, registry: &mut Registry) -> [MetaInputValue; 6] {
         [
-            argument(
-                "filter",
-                (self.filter)(registry),
-                "Only those that are like this.",
-            ),
+            self.filter_argument(registry),
             argument(
                 "orderBy",
                 (self.order)(registry),
@@ -147,6 +155,14 @@ impl Entry {
             argument("last", "Int", "At most so many, from the end; 0 to 100."),
             argument("before", "String", "Only what comes before this cursor."),
         ]
+    }
+
+    pub fn filter_argument(&self, registry: &mut Registry) -> MetaInputValue {
+        argument(
+            "filter",
+            (self.filter)(registry),
+            "Only those that are like this.",
+        )
     }
 
     pub fn connection(&self, registry: &mut Registry) -> String {
@@ -171,11 +187,7 @@ impl Entry {
         );
         let row = (self.row)(registry);
         let one = output_field(self.one, row, doc, [argument("id", "ID!", "Its id.")]);
-        let filter = argument(
-            "filter",
-            (self.filter)(registry),
-            "Only those that are like this.",
-        );
+        let filter = self.filter_argument(registry);
         let aggregate = aggregate::field(registry, self.list, noun, filter);
         [list, one, aggregate]
     }
@@ -185,7 +197,7 @@ impl Entry {
 pub fn list_cost(
     ctx: &VisitorContext<'_>,
     variables: &[Positioned<VariableDefinition>],
-    field: &Selected,
+    field: &Field,
     below: usize,
 ) -> ServerResult<usize> {
     let first: Option<i32> = ctx.param_value(variables, field, "first", None)?;
@@ -221,7 +233,7 @@ impl OutputType for Lists {
     async fn resolve(
         &self,
         ctx: &ContextSelectionSet<'_>,
-        _: &Positioned<Selected>,
+        _: &Positioned<Field>,
     ) -> ServerResult<Value> {
         resolve_container(ctx, self).await
     }
@@ -283,6 +295,15 @@ impl ObjectType for Lists {}
 
 fn located<T>(ctx: &Context<'_>, result: async_graphql::Result<T>) -> ServerResult<T> {
     result.map_err(|error| ctx.set_error_path(error.into_server_error(ctx.item.pos)))
+}
+
+/// An error without its place, which whoever passes it on gives it.
+pub(super) fn unlocated(error: ServerError) -> async_graphql::Error {
+    async_graphql::Error {
+        message: error.message,
+        source: error.source,
+        extensions: error.extensions,
+    }
 }
 
 /// The arguments of a field, with its variables put in.
@@ -357,37 +378,12 @@ pub async fn list(ctx: &Context<'_>, entry: &Entry) -> ServerResult<Value> {
     match Compiled::compile(&ctx.query_env.fragments, noun, selection) {
         Some(compiled) if stands_alone(ctx) => {
             let store = &services(ctx).store;
-            let text = page_text(store, noun, &compiled, asked, viewer).await;
+            let page = Page::read(store, noun, &compiled, asked, viewer).await;
+            let text = page.and_then(|page| page.text());
             located(ctx, text.map(raw).map_err(Into::into))
         }
         _ => (entry.resolve_list)(ctx, asked, viewer).await,
     }
-}
-
-/// The text of a compiled page.
-pub async fn page_text(
-    store: &Store,
-    noun: &'static Noun,
-    compiled: &Compiled,
-    asked: Asked,
-    viewer: Viewer,
-) -> Result<String, AppError> {
-    let part = Part::new(noun, asked, viewer)?;
-    let wants_total = compiled.wants_total();
-    let (rows, total) = if compiled.wants_rows() {
-        // One statement: what is counted are the rows that are shown.
-        let rows = part.fetch(store, &compiled.columns, wants_total).await?;
-        let total = rows.total;
-        (Some(rows), total)
-    } else if wants_total {
-        (None, Some(part.total(store).await?))
-    } else {
-        (None, None)
-    };
-    let size = rows.as_ref().map_or(0, |rows| rows.rows.len()) * compiled.columns.columns.len();
-    let mut text = String::with_capacity(64 + size * 40);
-    compiled.write(&mut text, rows.as_ref(), total);
-    Ok(text)
 }
 
 async fn by_resolvers<E: Shown>(
@@ -400,8 +396,9 @@ async fn by_resolvers<E: Shown>(
         let store = &services(ctx).store;
         let with_total = ctx.look_ahead().field("totalCount").exists();
         let columns = record_columns(E::noun());
-        let rows = part.fetch(store, &columns, with_total).await?;
-        Ok::<_, AppError>(Connection::<E>::of(rows))
+        let found = part.fetch(store, &columns, with_total).await?;
+        let rows = part.rows(&found, &columns, with_total)?;
+        Ok::<_, AppError>(Connection::<E>::of(&rows))
     };
     let connection = located(ctx, read.await.map_err(Into::into))?;
     let selection = ctx.with_selection_set(&ctx.item.node.selection_set);
@@ -441,10 +438,21 @@ async fn nodes(ctx: &Context<'_>) -> ServerResult<Value> {
         return located(ctx, Err(refused.into()));
     }
     let viewer = located(ctx, viewer(ctx))?;
-    let mut each = Vec::with_capacity(ids.len());
-    for id in &ids {
-        let found = first(ctx, entries_of_id(id), viewer).await;
-        each.push(located(ctx, found)?.unwrap_or_default());
+    let mut each = vec![Value::Null; ids.len()];
+    // One statement a type, however many ids.
+    for entry in &LISTS {
+        let places = (0..)
+            .zip(&ids)
+            .filter(|(place, _)| each[*place] == Value::Null);
+        let wanted = places.filter_map(|(place, id)| Some((place, parse_id((entry.noun)(), id)?)));
+        let wanted: Vec<(usize, Uuid)> = wanted.collect();
+        let uuids: Vec<Uuid> = wanted.iter().map(|(_, uuid)| *uuid).collect();
+        let found = located(ctx, reached(ctx, entry, &uuids, viewer).await)?;
+        for (place, uuid) in wanted {
+            if let Some(value) = found.get(&uuid) {
+                each[place] = value.clone();
+            }
+        }
     }
     Ok(Value::List(each))
 }
@@ -455,30 +463,69 @@ async fn first(
     candidates: impl Iterator<Item = (&'static Entry, Uuid)>,
     viewer: Viewer,
 ) -> async_graphql::Result<Option<Value>> {
-    let store = &services(ctx).store;
     for (entry, id) in candidates {
-        let (noun, ids) = ((entry.noun)(), [Cell::Uuid(id)]);
-        let selection = [&ctx.item.node.selection_set.node];
-        let mut columns = Columns::default();
-        let shape = Shape::compile(&ctx.query_env.fragments, noun, 0, selection, &mut columns);
-        if let Some(shape) = shape.filter(|_| stands_alone(ctx)) {
-            let found = by_ids(store, viewer, noun, &ids, &columns).await?;
-            if let Some(cells) = found.first() {
-                let mut text = String::new();
-                shape.write(&mut text, cells);
-                return Ok(Some(raw(text)));
-            }
-        } else {
-            let found = by_ids(store, viewer, noun, &ids, &record_columns(noun)).await?;
-            if let Some(cells) = found.into_iter().next() {
-                let resolved = (entry.resolve_one)(ctx, cells).await;
-                return resolved.map(Some).map_err(|error| async_graphql::Error {
-                    message: error.message,
-                    source: error.source,
-                    extensions: error.extensions,
-                });
-            }
+        let found = reached(ctx, entry, &[id], viewer).await?;
+        if let Some(value) = found.into_values().next() {
+            return Ok(Some(value));
         }
     }
     Ok(None)
+}
+
+/// Those of a type's rows that the viewer reaches, as far as they are selected.
+async fn reached(
+    ctx: &Context<'_>,
+    entry: &Entry,
+    ids: &[Uuid],
+    viewer: Viewer,
+) -> async_graphql::Result<HashMap<Uuid, Value>> {
+    let mut reached = HashMap::new();
+    if ids.is_empty() {
+        return Ok(reached);
+    }
+    let noun = (entry.noun)();
+    let ids: Vec<Cell> = ids.iter().map(|id| Cell::Uuid(*id)).collect();
+    let selected = Selected::compile(ctx, noun);
+    for cells in by_ids(&services(ctx).store, viewer, noun, &ids, &selected.columns).await? {
+        if let Some(Cell::Uuid(id)) = cells.last() {
+            let id = *id;
+            reached.insert(id, selected.value(ctx, entry, cells).await?);
+        }
+    }
+    Ok(reached)
+}
+
+/// What is selected of a row: compiled, or all of it for the resolvers.
+pub(super) struct Selected {
+    pub columns: Columns,
+    shape: Option<Shape>,
+}
+
+impl Selected {
+    pub fn compile(ctx: &Context<'_>, noun: &'static Noun) -> Self {
+        let selection = [&ctx.item.node.selection_set.node];
+        let mut columns = Columns::default();
+        let shape = Shape::compile(&ctx.query_env.fragments, noun, 0, selection, &mut columns);
+        let shape = shape.filter(|_| stands_alone(ctx));
+        if shape.is_none() {
+            columns = record_columns(noun);
+        }
+        Self { columns, shape }
+    }
+
+    /// A row as it was selected.
+    pub async fn value(
+        &self,
+        ctx: &Context<'_>,
+        entry: &Entry,
+        cells: Vec<Cell<'static>>,
+    ) -> async_graphql::Result<Value> {
+        if let Some(shape) = &self.shape {
+            let mut text = String::new();
+            shape.write(&mut text, &cells);
+            return Ok(raw(text));
+        }
+        let resolved = (entry.resolve_one)(ctx, cells).await;
+        resolved.map_err(unlocated)
+    }
 }

@@ -10,11 +10,12 @@ use async_graphql::{
     indexmap::IndexMap,
     registry::{MetaType, Registry},
 };
-use futures_util::{Stream, future::select_all, stream};
+use futures_util::{Stream, StreamExt as _, future::select_all, stream};
 use tokio::time::Instant;
 
 use super::{
     super::viewer,
+    added::added,
     filter::argument,
     lists::{Entry, LISTS, arguments_of, list, node},
     noun::Noun,
@@ -29,31 +30,39 @@ use crate::{
 };
 
 /// Shortest time between two looks of one subscription.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
 /// The part of the subscription type that the declarations make.
 #[derive(Default)]
 pub struct LiveLists;
 
 /// The table whose changes are announced for a noun.
-fn table_of(noun: &Noun) -> Table {
+pub(super) fn table_of(noun: &Noun) -> Table {
     match noun.resource {
         Resource::App => Table::App,
         Resource::AuditEvent => Table::AuditEvent,
         Resource::Cluster => Table::Cluster,
-        Resource::Container => Table::Container,
+        Resource::ConnectionLog => Table::ConnectionLog,
+        Resource::Container | Resource::Report => Table::Container,
         Resource::Engine => Table::Engine,
         Resource::Host => Table::Host,
         Resource::Image => Table::Image,
+        Resource::LoginEvent => Table::LoginEvent,
         Resource::Pool => Table::Pool,
         Resource::Region => Table::Region,
         Resource::Schedule => Table::Schedule,
+        Resource::Setting => Table::Configuration,
         Resource::Session => Table::Session,
         Resource::Snapshot => Table::Snapshot,
-        Resource::Task | Resource::Queue | Resource::Worker => Table::Task,
+        Resource::Task | Resource::Queue | Resource::Worker | Resource::Backup => Table::Task,
         Resource::User => Table::User,
         Resource::VirtualMachine => Table::VirtualMachine,
     }
+}
+
+/// The lists that only grow, each with the field that streams what is added.
+pub fn growing() -> impl Iterator<Item = (&'static str, &'static Entry)> {
+    LISTS.iter().filter_map(|entry| Some((entry.added?, entry)))
 }
 
 /// All of a noun's rows that the viewer reaches.
@@ -146,6 +155,21 @@ impl SubscriptionType for LiveLists {
                 field.compute_complexity = Some(super::lists::list_cost);
                 fields.push(field);
             }
+            for (name, entry) in growing() {
+                let noun = (entry.noun)();
+                let doc = format!(
+                    "Each `{}` that is added: its own message, or one with others it was added with, the oldest first. \
+                     After a loss of the connection go on from the id of the last one; what was made up to ten seconds \
+                     before that one may then come again, since its writing may have taken longer. For administrators.",
+                    noun.name
+                );
+                let after = argument("after", "ID", "Only what is added after the one with this id; else from now on.");
+                let filter = entry.filter_argument(registry);
+                let rows = format!("[{}!]!", noun.name);
+                let mut field = output_field(name, rows, doc, [after, filter]);
+                field.compute_complexity = Some(super::lists::list_cost);
+                fields.push(field);
+            }
             let id = argument("id", "ID!", "The id of anything.");
             let doc = "Whatever has this id: as it is now, and again after every change; null with an error, and no more, when the viewer may not see it.";
             fields.push(output_field("node", "Node", doc, [id]));
@@ -165,6 +189,9 @@ impl SubscriptionType for LiveLists {
         ctx: &'a Context<'_>,
     ) -> Option<Pin<Box<dyn Stream<Item = Response> + Send + 'a>>> {
         let name = ctx.item.node.name.node.as_str();
+        if let Some((_, entry)) = growing().find(|(added, _)| *added == name) {
+            return Some(added(ctx, entry).boxed());
+        }
         let look = if name == "node" {
             Look::Node
         } else {
@@ -212,7 +239,7 @@ impl Watch<'_, '_> {
                 Ok(value) if self.sent.as_ref() == Some(&value) => {}
                 Ok(value) => {
                     self.sent = Some(value.clone());
-                    return Some(self.response(value));
+                    return Some(response(self.ctx, value));
                 }
                 // What was sent stays true until the database is back; the first look has nothing to stay with.
                 Err(error) if self.sent.is_some() && is_outage(&error) => {
@@ -285,19 +312,20 @@ impl Watch<'_, '_> {
         }
     }
 
-    fn response(&self, value: Value) -> Response {
-        let key = Name::new(&self.ctx.item.node.response_key().node);
-        Response::new(Value::Object(IndexMap::from_iter([(key, value)])))
-    }
-
     fn failed(&self, error: ServerError) -> Response {
         let mut response = match self.look {
-            Look::Node => self.response(Value::Null),
+            Look::Node => response(self.ctx, Value::Null),
             Look::List(_) => Response::default(),
         };
         response.errors.push(error);
         response
     }
+}
+
+/// What a subscription sends: the value of its field.
+pub(super) fn response(ctx: &Context<'_>, value: Value) -> Response {
+    let key = Name::new(&ctx.item.node.response_key().node);
+    Response::new(Value::Object(IndexMap::from_iter([(key, value)])))
 }
 
 fn is_outage(error: &ServerError) -> bool {

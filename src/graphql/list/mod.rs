@@ -3,17 +3,20 @@
 //! An entity is declared once ([`noun`]), beside its noun's file; from that come its object type ([`row`]), its filter and its
 //! orders ([`filter`], [`order`]), its connection ([`connection`]), its aggregates ([`aggregate`]), and its fields at the top
 //! ([`lists`]). A selection of declared fields is compiled ([`select`]) into one statement ([`statement`], [`read`]) whose
-//! rows are written out as text; any other goes through resolvers to the same answer.
+//! rows (`found`) are written out as text (`page`); any other goes through resolvers to the same answer.
 
+mod added;
 pub mod aggregate;
 pub mod cell;
 mod condition;
 pub mod connection;
 pub mod filter;
+mod found;
 pub mod lists;
 pub mod live;
 pub mod noun;
 pub mod order;
+mod page;
 pub mod pattern;
 pub mod read;
 pub mod ready;

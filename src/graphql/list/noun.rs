@@ -141,6 +141,37 @@ pub const fn field(
     }
 }
 
+/// The id of a row, with the prefix of its kind.
+pub const fn id(prefix: &'static str) -> Field {
+    field("id", &[("id", Storage::Uuid)], Kind::Id(prefix), "Its id.").filtered()
+}
+
+/// The version of a row that counts its changes.
+pub const fn version() -> Field {
+    field(
+        "version",
+        &[("version", Storage::Big)],
+        Kind::Int,
+        "Grows by one with every change.",
+    )
+}
+
+/// When a row came to be; lists are ordered by it by means of the ids.
+pub const fn created_at(doc: &'static str) -> Field {
+    let columns = &[("created_at", Storage::Time)];
+    field("createdAt", columns, Kind::Time, doc)
+        .filtered()
+        .ordered_by_id()
+}
+
+/// When a row changed last.
+pub const fn updated_at() -> Field {
+    let columns = &[("updated_at", Storage::Time)];
+    field("updatedAt", columns, Kind::Time, "When it changed last.")
+        .filtered()
+        .ordered()
+}
+
 impl Field {
     #[must_use]
     pub const fn nullable(mut self) -> Self {

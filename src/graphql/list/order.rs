@@ -124,7 +124,7 @@ impl Order {
     }
 
     /// The cursor of a row with these values of the keys.
-    pub fn cursor<'a>(&self, values: impl IntoIterator<Item = &'a Cell>) -> String {
+    pub fn cursor<'a>(&self, values: impl IntoIterator<Item = &'a Cell<'a>>) -> String {
         let mut values = values.into_iter().peekable();
         if let ([_], Some(Cell::Uuid(id))) = (&*self.0, values.peek()) {
             return id.simple().to_string();
@@ -132,7 +132,7 @@ impl Order {
         let values = values.map(|value| match value {
             Cell::Null => serde_json::Value::Null,
             Cell::Uuid(uuid) => uuid.simple().to_string().into(),
-            Cell::Text(text) => text.as_str().into(),
+            Cell::Text(text) => text.as_ref().into(),
             Cell::Int(number) => (*number).into(),
             Cell::Bool(yes) => (*yes).into(),
             Cell::Time(at) => at.to_rfc3339_opts(SecondsFormat::Nanos, true).into(),
@@ -144,14 +144,14 @@ impl Order {
     }
 
     /// The values a cursor of this order stands for.
-    pub fn read(&self, cursor: &str) -> Result<Vec<Cell>, AppError> {
+    pub fn read(&self, cursor: &str) -> Result<Vec<Cell<'static>>, AppError> {
         self.try_read(cursor).ok_or_else(|| AppError::Invalid {
             field: "cursor",
             reason: "not one of this list's cursors".to_owned(),
         })
     }
 
-    fn try_read(&self, cursor: &str) -> Option<Vec<Cell>> {
+    fn try_read(&self, cursor: &str) -> Option<Vec<Cell<'static>>> {
         if let [_] = &*self.0 {
             let id = Uuid::try_parse(cursor)
                 .ok()
@@ -172,7 +172,7 @@ impl Order {
                 Storage::Uuid => Cell::Uuid(Uuid::try_parse(value.as_str()?).ok()?),
                 Storage::Text => {
                     let text = value.as_str().filter(|text| keeps_text(text))?;
-                    Cell::Text(text.to_owned())
+                    Cell::Text(text.to_owned().into())
                 }
                 Storage::Small | Storage::Int | Storage::Big => Cell::Int(value.as_i64()?),
                 Storage::Bool => Cell::Bool(value.as_bool()?),

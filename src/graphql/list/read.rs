@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::{
     cell::{Cell, Storage},
     filter::{self, Tree},
+    found::{self, Found, Seen},
     noun::{Audience, Noun},
     order::{self, Key, Order},
     select::Columns,
@@ -82,16 +83,18 @@ pub struct Part {
     viewer: Viewer,
     filter: Option<Tree>,
     order: Order,
-    after: Option<Vec<Cell>>,
-    before: Option<Vec<Cell>>,
+    after: Option<Vec<Cell<'static>>>,
+    before: Option<Vec<Cell<'static>>>,
     is_backward: bool,
     count: u16,
 }
 
 /// What was read.
-pub struct Rows {
-    /// The columns asked for, then those of the order's keys that are not among them.
-    pub rows: Vec<Vec<Cell>>,
+pub struct Rows<'a> {
+    /// Of one row after the other: the columns asked for, then those of the order's keys that are not among them.
+    cells: Vec<Cell<'a>>,
+    /// How many belong to a row.
+    width: usize,
     /// Rows of the whole list, if they were counted.
     pub total: Option<i64>,
     pub has_previous: bool,
@@ -101,7 +104,11 @@ pub struct Rows {
     keys: Vec<usize>,
 }
 
-impl Rows {
+impl<'a> Rows<'a> {
+    pub fn each(&self) -> std::slice::ChunksExact<'_, Cell<'a>> {
+        self.cells.chunks_exact(self.width)
+    }
+
     pub fn cursor(&self, row: &[Cell]) -> String {
         self.order.cursor(self.keys.iter().map(|at| &row[*at]))
     }
@@ -161,7 +168,7 @@ impl Part {
         (places, more)
     }
 
-    /// The one statement that reads the columns of the part's rows; `with_total` it counts the whole list as well, in the
+    /// The one statement that finds the columns of the part's rows; `with_total` it counts the whole list as well, in the
     /// last column of every row, and has a row without anything else when there is no other.
     pub fn statement(&self, store: &Store, columns: &Columns, with_total: bool) -> Statement {
         let order = if self.is_backward {
@@ -197,42 +204,50 @@ impl Part {
         if with_total {
             sql.text.push_str(") AS p ON TRUE");
         }
-        sql.finish()
+        sql.finish_packed()
     }
 
-    /// Reads the columns of the part's rows.
+    /// Finds the columns of the part's rows, for [`Self::rows`] with the same arguments.
     pub async fn fetch(
         &self,
         store: &Store,
         columns: &Columns,
         with_total: bool,
-    ) -> Result<Rows, AppError> {
-        let mut found = store
-            .read(self.statement(store, columns, with_total))
-            .await?;
+    ) -> Result<Found, AppError> {
+        let statement = self.statement(store, columns, with_total);
+        Ok(Found::of(store.read(statement).await?))
+    }
+
+    /// Reads the part's rows out of what was found.
+    pub fn rows<'a>(
+        &self,
+        found: &'a Found,
+        columns: &Columns,
+        with_total: bool,
+    ) -> Result<Rows<'a>, AppError> {
         let (keys, more) = self.keys(columns);
-        let total = match (found.first(), keys.last()) {
-            (Some(row), Some(id)) if with_total => {
-                let total = row.try_get_by_index(columns.columns.len() + more.len())?;
-                // The last of the keys is the id, which no row is without.
-                if row.try_get_by_index::<Option<Uuid>>(*id)?.is_none() {
-                    found.clear();
-                }
-                Some(total)
+        let mut seen = seen(columns, self.viewer);
+        seen.extend(more.iter().map(|key| Some(key.storage)));
+        seen.extend(with_total.then_some(Some(Storage::Big)));
+        let width = seen.len();
+        let mut cells = found.cells(&seen)?;
+        let mut total = None;
+        if with_total {
+            total = match cells.get(width - 1) {
+                Some(Cell::Int(total)) => Some(*total),
+                _ => None,
+            };
+            // The last of the keys is the id, which no row is without.
+            if keys.last().and_then(|id| cells.get(*id)) == Some(&Cell::Null) {
+                cells.clear();
             }
-            _ => None,
-        };
-        let has_more = found.len() > usize::from(self.count);
-        let mut rows = found
-            .iter()
-            .take(self.count.into())
-            .map(|row| {
-                let more = more.iter().map(|key| key.storage);
-                read_cells(row, columns, self.viewer, more)
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        }
+        let most = usize::from(self.count) * width;
+        let has_more = cells.len() > most;
+        cells.truncate(most);
         if self.is_backward {
-            rows.reverse();
+            let rows = cells.chunks_exact(width).rev();
+            cells = rows.flatten().cloned().collect();
         }
         let (has_previous, has_next) = if self.is_backward {
             (has_more, self.before.is_some())
@@ -240,7 +255,8 @@ impl Part {
             (self.after.is_some(), has_more)
         };
         Ok(Rows {
-            rows,
+            cells,
+            width,
             total,
             has_previous,
             has_next,
@@ -300,6 +316,15 @@ fn write_columns(sql: &mut Sql, columns: &Columns) {
     }
 }
 
+fn write_columns_and_id(sql: &mut Sql, columns: &Columns) {
+    write_columns(sql, columns);
+    sql.text.push_str(if columns.columns.is_empty() {
+        "t.id"
+    } else {
+        ", t.id"
+    });
+}
+
 fn write_from(sql: &mut Sql, noun: &Noun, columns: &Columns) {
     sql.push(&[" FROM ", noun.table, " AS t"]);
     for (at, (from, link)) in columns.joins.iter().enumerate() {
@@ -313,26 +338,14 @@ fn write_from(sql: &mut Sql, noun: &Noun, columns: &Columns) {
     }
 }
 
-fn read_cells(
-    row: &sea_orm::QueryResult,
-    columns: &Columns,
-    viewer: Viewer,
-    more: impl ExactSizeIterator<Item = Storage>,
-) -> Result<Vec<Cell>, sea_orm::DbErr> {
+/// What the viewer sees of the columns.
+fn seen(columns: &Columns, viewer: Viewer) -> Vec<Seen> {
     let sees_all = Audience::Admins.has(viewer);
-    let count = columns.columns.len();
-    let mut cells = Vec::with_capacity(count + more.len());
-    for (at, (_, _, storage)) in columns.columns.iter().enumerate() {
-        cells.push(if !sees_all && columns.guarded.contains(&at) {
-            Cell::Null
-        } else {
-            Cell::read(row, at, *storage)?
-        });
-    }
-    for (at, storage) in more.enumerate() {
-        cells.push(Cell::read(row, count + at, storage)?);
-    }
-    Ok(cells)
+    let each = columns.columns.iter().enumerate();
+    each.map(|(at, (_, _, storage))| {
+        (sees_all || !columns.guarded.contains(&at)).then_some(*storage)
+    })
+    .collect()
 }
 
 /// Reads the rows in reach among `ids`, each behind its id.
@@ -340,16 +353,11 @@ pub async fn by_ids(
     store: &Store,
     viewer: Viewer,
     noun: &'static Noun,
-    ids: &[Cell],
+    ids: &[Cell<'_>],
     columns: &Columns,
-) -> Result<Vec<Vec<Cell>>, AppError> {
+) -> Result<Vec<Vec<Cell<'static>>>, AppError> {
     let mut sql = Sql::new(store, viewer);
-    write_columns(&mut sql, columns);
-    sql.text.push_str(if columns.columns.is_empty() {
-        "t.id"
-    } else {
-        ", t.id"
-    });
+    write_columns_and_id(&mut sql, columns);
     write_from(&mut sql, noun, columns);
     sql.text.push_str(" WHERE ");
     match ids {
@@ -359,10 +367,42 @@ pub async fn by_ids(
     }
     sql.text.push_str(" AND ");
     sql.scope(noun, "t");
+    with_ids(store, sql, columns).await
+}
+
+/// Reads the oldest rows in reach whose ids are greater than `after.0` and not in `after.1`, each behind its id.
+pub async fn added(
+    store: &Store,
+    viewer: Viewer,
+    noun: &'static Noun,
+    filter: Option<&Tree>,
+    after: (Uuid, &[Uuid]),
+    columns: &Columns,
+) -> Result<Vec<Vec<Cell<'static>>>, AppError> {
+    let mut sql = Sql::new(store, viewer);
+    write_columns_and_id(&mut sql, columns);
+    write_from(&mut sql, noun, columns);
+    write_where(&mut sql, noun, filter);
+    sql.text.push_str(" AND ");
+    sql.compare("t.id", ">", &Cell::Uuid(after.0));
+    sql.text.push_str(" AND ");
+    let but: Vec<Cell> = after.1.iter().map(|id| Cell::Uuid(*id)).collect();
+    sql.among("t.id", true, &but, Storage::Uuid);
+    sql.push(&[" ORDER BY t.id LIMIT ", &MOST.to_string()]);
+    with_ids(store, sql, columns).await
+}
+
+/// The rows of a statement whose last column is the id.
+async fn with_ids(
+    store: &Store,
+    sql: Sql,
+    columns: &Columns,
+) -> Result<Vec<Vec<Cell<'static>>>, AppError> {
+    let mut seen = seen(columns, sql.viewer());
+    seen.push(Some(Storage::Uuid));
     let found = store.read(sql.finish()).await?;
-    let rows = found
-        .iter()
-        .map(|row| read_cells(row, columns, viewer, [Storage::Uuid].into_iter()));
+    let owned = |cells: Vec<Cell<'_>>| cells.into_iter().map(Cell::into_owned).collect();
+    let rows = found.iter().map(|row| found::cells(row, &seen).map(owned));
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

@@ -14,8 +14,9 @@ use futures_util::future::try_join_all;
 
 use super::{
     connection::Compiled,
-    lists::{entry_of_list, page_text},
+    lists::entry_of_list,
     noun::Noun,
+    page::Page,
     read::{Asked, MOST},
     select::{collect, key_text, sets},
 };
@@ -103,10 +104,10 @@ impl Ready {
                     .into_const_with(|name| Ok::<_, ()>(value_of(name).unwrap_or_default()));
                 asked.read(root.noun, &name.node, value.ok()?).ok()?;
             }
-            Some(page_text(store, root.noun, &root.compiled, asked, viewer))
+            Some(Page::read(store, root.noun, &root.compiled, asked, viewer))
         });
         let pages = try_join_all(each.collect::<Option<Vec<_>>>()?).await.ok()?;
-        let size: usize = pages.iter().map(|page| page.len() + 32).sum();
+        let size: usize = pages.iter().map(|page| page.size() + 32).sum();
         let mut text = String::with_capacity(size + 16);
         text.push_str("{\"data\":{");
         for (index, (root, page)) in self.roots.iter().zip(pages).enumerate() {
@@ -114,7 +115,7 @@ impl Ready {
                 text.push(',');
             }
             text.push_str(&root.key);
-            text.push_str(&page);
+            page.write(&mut text).ok()?;
         }
         text.push_str("}}");
         Some(text)

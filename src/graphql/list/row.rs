@@ -62,7 +62,7 @@ pub fn fields_of<T: ObjectType>(registry: &mut Registry) -> MetaFields {
 
 /// The cells of a row, in the order of [`Noun::columns`].
 #[derive(Clone, Debug)]
-pub struct Record(Vec<Cell>);
+pub struct Record(Vec<Cell<'static>>);
 
 impl Record {
     /// The row's id, which is the first of every entity's fields.
@@ -99,7 +99,7 @@ impl<E: Shown> Row<E> {
     }
 
     /// Takes the first cells of what was read with [`record_columns`].
-    pub fn from_cells(mut cells: Vec<Cell>) -> Self {
+    pub fn from_cells(mut cells: Vec<Cell<'static>>) -> Self {
         cells.truncate(E::noun().columns().count());
         Self::from_record(Record(cells))
     }
@@ -315,7 +315,7 @@ impl Loader<LinkKey> for Links {
     type Error = std::sync::Arc<AppError>;
 
     async fn load(&self, keys: &[LinkKey]) -> Result<HashMap<LinkKey, Record>, Self::Error> {
-        let mut groups: HashMap<(&'static str, Viewer), Vec<Cell>> = HashMap::new();
+        let mut groups: HashMap<(&'static str, Viewer), Vec<Cell<'static>>> = HashMap::new();
         for key in keys {
             let group = groups.entry((key.table, key.viewer)).or_default();
             group.push(Cell::Uuid(key.id));

@@ -5,9 +5,11 @@
 use std::borrow::Cow;
 
 use sea_orm::{DbBackend, Statement, Value};
+use uuid::Uuid;
 
 use super::{
     cell::{Cell, Storage},
+    found,
     noun::Noun,
 };
 use crate::{
@@ -114,6 +116,14 @@ impl Sql {
         }
     }
 
+    /// The statement, whose rows `Found` reads.
+    pub fn finish_packed(mut self) -> Statement {
+        if self.is_postgres() {
+            found::pack(&mut self.text);
+        }
+        self.finish()
+    }
+
     pub fn finish(self) -> Statement {
         Statement::from_sql_and_values(self.backend, self.text, self.values)
     }
@@ -121,11 +131,11 @@ impl Sql {
 
 fn array(values: &[Cell], storage: Storage) -> Option<Value> {
     macro_rules! of {
-        ($cell:ident) => {
+        ($cell:ident as $plain:ty) => {
             values
                 .iter()
                 .map(|value| match value {
-                    Cell::$cell(value) => Some(value.clone()),
+                    Cell::$cell(value) => Some(<$plain>::from(value.clone())),
                     _ => None,
                 })
                 .collect::<Option<Vec<_>>>()
@@ -133,9 +143,9 @@ fn array(values: &[Cell], storage: Storage) -> Option<Value> {
         };
     }
     match storage {
-        Storage::Uuid => of!(Uuid),
-        Storage::Text => of!(Text),
-        Storage::Small | Storage::Int | Storage::Big => of!(Int),
+        Storage::Uuid => of!(Uuid as Uuid),
+        Storage::Text => of!(Text as String),
+        Storage::Small | Storage::Int | Storage::Big => of!(Int as i64),
         Storage::Bool | Storage::Time | Storage::Json => None,
     }
 }

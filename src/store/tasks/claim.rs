@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{FromQueryResult, Value, entity::prelude::*};
+use sea_orm::{FromQueryResult, QueryResult, Statement, Value, entity::prelude::*};
 use serde::{Deserialize, Serialize};
 
 use super::{Lease, Store, lists};
@@ -11,10 +11,12 @@ use crate::{
         Id, Machine as _,
         id::Task,
         task::{TaskEvent, TaskState},
+        trace::TraceParent,
     },
     error::StoreError,
     store::{
         Posted,
+        readers::literal,
         source::{Cell, Col, Parameters, Row, col},
     },
 };
@@ -54,9 +56,15 @@ pub struct Claimed {
     pub run_at: DateTimeUtc,
     pub deadline_at: DateTimeUtc,
     pub cancel_requested_at: Option<DateTimeUtc>,
+    pub trace_context: Option<String>,
 }
 
 impl Claimed {
+    /// What its run is a part of.
+    pub fn trace(&self) -> Option<TraceParent> {
+        TraceParent::parse(self.trace_context.as_deref()?)
+    }
+
     pub const fn id(&self) -> Id<Task> {
         Id::new(self.id)
     }
@@ -72,7 +80,7 @@ impl Claimed {
 
 const CLAIMED: &str = "task.id, task.kind, task.input_version, task.input, task.owner_id, task.subject_id, \
     task.priority, task.version, task.attempt, task.worker_id, task.failures, task.max_attempts, task.progress, \
-    task.error_message, task.run_at, task.deadline_at, task.cancel_requested_at";
+    task.error_message, task.run_at, task.deadline_at, task.cancel_requested_at, task.trace_context";
 
 impl Row for KnownKind {
     const COLUMNS: &'static [Col] = &[col("kind", Cell::Text), col("version", Cell::Int)];
@@ -93,10 +101,10 @@ impl Claimer {
         // A third of the time of a look into a table, which is done for every task of the claim.
         let kinds: Vec<String> = self.kinds.iter().map(|known| known.kind.clone()).collect();
         let versions: Vec<i32> = self.kinds.iter().map(|known| known.version).collect();
-        let (kinds, versions) = (parameters.put(kinds), parameters.put(versions));
-        format!(
-            "t.input_version <= ({versions}::int[])[array_position({kinds}::text[], t.kind::text)]"
-        )
+        // They are a worker's own, and so is its text with them: to read them anew for each claim would cost more than to
+        // look for one task.
+        let (kinds, versions) = (literal(&kinds.into()), literal(&versions.into()));
+        format!("t.input_version <= ({versions})[array_position({kinds}, t.kind::text)]")
     }
 }
 
@@ -113,6 +121,11 @@ pub async fn claim(
     if tasks.is_empty() || by.kinds.is_empty() {
         return Ok(Vec::new());
     }
+    let rows = store.write(statement(store, tasks, by)).await?;
+    claimed(store, &rows)
+}
+
+pub(super) fn statement(store: &Store, tasks: &[Id<Task>], by: &Claimer) -> Statement {
     let (db, now) = (store.engine(), store.now());
     let mut parameters = Parameters::of(db);
     let ids: Vec<Uuid> = tasks.iter().map(|id| id.uuid()).collect();
@@ -149,7 +162,11 @@ pub async fn claim(
         TaskState::Queued.after(TaskEvent::Claim),
         Ok(TaskState::Running)
     );
-    let rows = store.write(parameters.statement(sql)).await?;
+    parameters.statement(sql)
+}
+
+/// Reads what was claimed, and tells of it.
+pub(super) fn claimed(store: &Store, rows: &[QueryResult]) -> Result<Vec<Claimed>, StoreError> {
     let claimed = rows
         .iter()
         .map(|row| Claimed::from_query_result(row, ""))

@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use sea_orm::{ConnectionTrait, DbBackend, Value, entity::prelude::*};
 
-use super::{Column, Entity, Model, NewTask, SILENCE, due::QUEUED_KINDS};
+use super::{Column, Entity, Model, NewTask, SILENCE, commit, due::QUEUED_KINDS};
 use crate::{
     domain::{ChangeKind, Id, id::Task, task::TaskState},
     error::{AppError, StoreError},
@@ -40,6 +40,7 @@ impl Row for Model {
         col("deadline_at", Cell::Time),
         maybe("idempotency_key", Cell::Text),
         maybe("unique_key", Cell::Text),
+        maybe("trace_context", Cell::Text),
     ];
 
     fn cells(&self) -> Vec<Value> {
@@ -59,6 +60,7 @@ impl Row for Model {
             self.deadline_at.into(),
             self.idempotency_key.clone().into(),
             self.unique_key.clone().into(),
+            self.trace_context.clone().into(),
         ]
     }
 }
@@ -103,14 +105,34 @@ fn begin(id: Id<Task>, task: NewTask, now: DateTimeUtc) -> Model {
         created_at: now,
         started_at: None,
         finished_at: None,
+        trace_context: task.trace.map(|trace| trace.to_string()),
     }
 }
 
-/// The statement that adds `tasks` and returns the ids of those it has added.
-fn insertion(parameters: &mut Parameters, tasks: &[Model], now: DateTimeUtc) -> String {
+/// Those of `tasks` that are foretold when they are committed.
+fn foretold(backend: DbBackend, tasks: &[Model], now: DateTimeUtc) -> Vec<Id<Task>> {
+    if backend != DbBackend::Postgres || tasks.len() > commit::FEW {
+        return Vec::new();
+    }
+    let due = tasks.iter().filter(|task| task.run_at <= now);
+    due.map(Model::id).collect()
+}
+
+/// The statement that adds `tasks` and returns the ids of those it has added; its transaction holds the locks of those
+/// that are foretold.
+fn insertion(
+    parameters: &mut Parameters,
+    tasks: &[Model],
+    foretold: &[Id<Task>],
+    now: DateTimeUtc,
+) -> String {
     let names: Vec<&str> = Model::COLUMNS.iter().map(Col::name).collect();
     let values: Vec<String> = names.iter().map(|name| format!("x.{name}")).collect();
-    let (rows, now) = (parameters.rows(tasks), parameters.put(now));
+    let mut rows = parameters.rows(tasks);
+    let now = parameters.put(now);
+    if !foretold.is_empty() {
+        rows = format!("{rows}, {}", commit::held(parameters, foretold));
+    }
     format!(
         "INSERT INTO task ({}, state, version, attempt, failures, progress, signalled, created_at) \
          SELECT {}, 'queued', 1, 0, 0, 0, FALSE, {now} FROM {rows} WHERE TRUE \
@@ -131,7 +153,9 @@ pub async fn insert_all(tx: &mut Tx<'_>, tasks: Vec<NewTask>) -> Result<Vec<Enqu
         .map(|task| begin(tx.new_id(), task, now))
         .collect();
     let mut parameters = Parameters::of(tx);
-    let sql = insertion(&mut parameters, &tasks, now);
+    let foretold = foretold(tx.get_database_backend(), &tasks, now);
+    let sql = insertion(&mut parameters, &tasks, &foretold, now);
+    tx.foretell(foretold);
     let inserted = tx.query_all_raw(parameters.statement(sql)).await?;
     let added: std::collections::HashSet<Uuid> = inserted
         .iter()
@@ -213,7 +237,8 @@ pub async fn insert_batch(store: &Store, tasks: Vec<NewTask>) -> Result<Vec<Enqu
         .map(|task| begin(store.new_id(), task, now))
         .collect();
     let mut parameters = Parameters::new(DbBackend::Postgres);
-    let added = insertion(&mut parameters, &tasks, now);
+    let foretold = foretold(DbBackend::Postgres, &tasks, now);
+    let added = insertion(&mut parameters, &tasks, &foretold, now);
     // What is told of a repeated one is told of nothing, which does no harm.
     let changes: Vec<_> = tasks
         .iter()
@@ -227,6 +252,12 @@ pub async fn insert_batch(store: &Store, tasks: Vec<NewTask>) -> Result<Vec<Enqu
          posted AS (INSERT INTO outbox (id, message, created_at) VALUES ({})) SELECT id FROM added",
         row.join(", ")
     );
+    if !foretold.is_empty() {
+        store.tell(Posted {
+            foretold,
+            ..Posted::default()
+        });
+    }
     let inserted = store.write(parameters.statement(sql)).await?;
     let added: std::collections::HashSet<Uuid> = inserted
         .iter()
@@ -238,6 +269,7 @@ pub async fn insert_batch(store: &Store, tasks: Vec<NewTask>) -> Result<Vec<Enqu
         id: Some(message),
         changes,
         hints,
+        ..Posted::default()
     });
     let mut enqueued = Vec::with_capacity(tasks.len());
     for task in tasks {

@@ -54,6 +54,7 @@ pub(super) fn read_hint(row: &QueryResult) -> Result<Hint, DbErr> {
         task: Id::new(row.try_get("", "id")?),
         priority: Priority::from_rank(row.try_get("", "priority")?),
         share: row.try_get("", "share")?,
+        trace: None,
     })
 }
 

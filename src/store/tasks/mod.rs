@@ -4,6 +4,7 @@
 //! runs leave behind, `idle` moves those nobody runs, `due` looks for those somebody should.
 
 mod claim;
+mod commit;
 mod due;
 mod enqueue;
 mod family;
@@ -21,6 +22,7 @@ use sea_orm::{
 };
 
 pub use claim::{Claimed, Claimer, KnownKind, claim};
+pub use commit::claim_foretold;
 pub use due::{Cursor, due, next_due, reannounce};
 pub use enqueue::{Enqueued, Enqueuer, earlier, insert, insert_all, insert_batch, live_of_share};
 pub(super) use family::LIVE_CHILD;
@@ -38,9 +40,11 @@ use crate::{
         id::{Task, User},
         policy::Resource,
         task::{Priority, TaskEvent, TaskState},
+        trace::TraceParent,
         value::IdempotencyKey,
     },
     error::{AppError, StoreError},
+    telemetry::trace::{self, Attribute, Kind},
 };
 
 /// How long an announced task may go unclaimed before the sweeper announces it again.
@@ -92,6 +96,8 @@ pub struct Model {
     pub created_at: DateTimeUtc,
     pub started_at: Option<DateTimeUtc>,
     pub finished_at: Option<DateTimeUtc>,
+    /// The span its runs are parts of the trace of, as a `traceparent`.
+    pub trace_context: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -121,11 +127,12 @@ impl Model {
     }
 
     /// The hint that leads a worker to it.
-    pub const fn hint(&self) -> Hint {
+    pub fn hint(&self) -> Hint {
         Hint {
             task: self.id(),
             priority: self.priority(),
             share: self.share,
+            trace: self.trace_context.as_deref().and_then(TraceParent::parse),
         }
     }
 
@@ -157,6 +164,8 @@ pub struct Hint {
     pub task: Id<Task>,
     pub priority: Priority,
     pub share: Uuid,
+    /// What it is a part of, where that is known; it does not go with the hint.
+    pub trace: Option<TraceParent>,
 }
 
 /// A task to enqueue.
@@ -176,6 +185,8 @@ pub struct NewTask {
     pub deadline: Duration,
     pub idempotency_key: Option<String>,
     pub unique_key: Option<String>,
+    /// What its runs are parts of.
+    pub trace: Option<TraceParent>,
 }
 
 impl NewTask {
@@ -259,6 +270,22 @@ fn due_now(update: UpdateMany<Entity>, now: DateTimeUtc) -> UpdateMany<Entity> {
         .col_expr(Column::HintAt, Expr::value(now + SILENCE))
 }
 
+/// Tells that what is under way asks for a task; what the task's runs are parts of.
+fn asked_for(kind: &'static str) -> Option<TraceParent> {
+    let now = trace::now()?;
+    let created = trace::record(Kind::Producer, (now, now), || {
+        let attributes = vec![
+            Attribute::new("messaging.system", "main-webserver"),
+            Attribute::new("messaging.operation.type", "create"),
+            Attribute::new("messaging.operation.name", "create"),
+            Attribute::new("messaging.destination.name", kind),
+        ];
+        (format!("create {kind}").into(), attributes)
+    });
+    // Of what is not recorded, that is handed on.
+    created.or_else(trace::current)
+}
+
 /// The input of a kind of task: what enqueues it and how it is to be run.
 pub trait TaskInput:
     serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static
@@ -310,6 +337,7 @@ pub trait TaskInput:
             deadline: Self::DEADLINE,
             idempotency_key: None,
             unique_key: None,
+            trace: asked_for(Self::KIND),
         })
     }
 }

@@ -259,6 +259,7 @@ async fn write_endings(
                     task,
                     priority: Priority::from_rank(row.try_get("", "priority")?),
                     share: row.try_get("", "share")?,
+                    trace: None,
                 });
             }
         } else if state != TaskState::Waiting.as_str() {

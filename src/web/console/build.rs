@@ -1,7 +1,7 @@
 //! Builds the console with npm when npm is there, so that it can be put inside the binary.
 //!
 //! Without npm, or when its build fails, the binary serves a page that loads GraphiQL from a CDN. `CONSOLE=cdn` asks
-//! for that.
+//! for that; with `CONSOLE=<folder>` the console is the one that stands there already.
 
 use std::{
     env, fs, io,
@@ -24,8 +24,15 @@ fn main() -> io::Result<()> {
     if built.exists() {
         fs::remove_dir_all(&built)?;
     }
-    let wants_cdn = env::var("CONSOLE").is_ok_and(|choice| choice == "cdn");
-    if !wants_cdn && Path::new(SOURCE).join("package-lock.json").exists() && is_there("npm") {
+    let choice = env::var("CONSOLE").unwrap_or_default();
+    if choice.starts_with('/') {
+        // Somebody who names one does not want another: it is there or the build ends.
+        copy(Path::new(&choice), &built)?;
+        println!("cargo::rustc-cfg=console_embedded");
+    } else if choice != "cdn"
+        && Path::new(SOURCE).join("package-lock.json").exists()
+        && is_there("npm")
+    {
         match build(&out.join("console-build"), &built) {
             Ok(()) => println!("cargo::rustc-cfg=console_embedded"),
             Err(error) => println!("cargo::warning=the console is not embedded: {error}"),

@@ -3,6 +3,8 @@
 mod answer;
 pub(super) mod read;
 
+use std::sync::Arc;
+
 use answer::{Accepted, Form};
 use async_graphql::{BatchRequest, parser::types::OperationType};
 use futures_util::{StreamExt as _, future, stream};
@@ -22,6 +24,7 @@ use super::{
     socket::{self, protocol::Dialect},
 };
 use crate::{
+    domain::Id,
     error::AppError,
     graphql::{
         Answer, Prepared, Requester,
@@ -29,6 +32,7 @@ use crate::{
         limits,
     },
     store::sessions::Origin,
+    telemetry::work,
 };
 
 /// Largest request body and largest message on a socket, in bytes.
@@ -90,7 +94,7 @@ async fn json_body(request: &Request, body: Body) -> Result<Vec<u8>, Response> {
 
 /// Any operation, or a batch of queries and mutations; a subscription's answer is an event stream.
 #[handler]
-pub async fn post(request: &Request, body: Body, web: Data<&Web>) -> Response {
+pub async fn post(request: &Request, body: Body, web: Data<&Arc<Web>>) -> Response {
     let bytes = match json_body(request, body).await {
         Ok(bytes) => bytes,
         Err(refused) => return refused,
@@ -104,7 +108,7 @@ pub async fn post(request: &Request, body: Body, web: Data<&Web>) -> Response {
 
 /// A query in the query string, or the upgrade to a WebSocket.
 #[handler]
-pub async fn get(request: &Request, web: Data<&Web>) -> Response {
+pub async fn get(request: &Request, web: Data<&Arc<Web>>) -> Response {
     if request.headers().contains_key(header::UPGRADE) {
         return upgrade(request, &web).await;
     }
@@ -120,7 +124,7 @@ pub async fn rest(
     request: &Request,
     body: Body,
     Path(name): Path<String>,
-    web: Data<&Web>,
+    web: Data<&Arc<Web>>,
 ) -> Response {
     let Some(text) = web.api.operation(&name) else {
         return refuse(request, StatusCode::NOT_FOUND, "there is no such operation");
@@ -191,6 +195,13 @@ async fn one(
         Ok((viewer, until)) => (Ok(viewer), until),
         Err(error) => (Err(error), None),
     };
+    work::is_for(
+        viewer
+            .as_ref()
+            .ok()
+            .and_then(|viewer| viewer.user())
+            .map(Id::uuid),
+    );
     let requester = Requester {
         viewer,
         origin: origin(request),
@@ -214,6 +225,13 @@ async fn many(request: &Request, web: &Web, batch: Vec<async_graphql::Request>) 
     let authorization = header_text(request, header::AUTHORIZATION);
     let each = batch.into_iter().map(|asked| async {
         let viewer = web.auth.viewer(&web.store, authorization).await;
+        work::is_for(
+            viewer
+                .as_ref()
+                .ok()
+                .and_then(|viewer| viewer.user())
+                .map(Id::uuid),
+        );
         let origin = origin(request);
         match web.api.prepare(asked) {
             Ok(prepared) => web.api.run(prepared.by(Requester { viewer, origin })).await,
@@ -270,7 +288,8 @@ async fn upgrade(request: &Request, web: &Web) -> Response {
         );
     };
     let (web, origin) = (web.clone(), origin(request));
-    let open = move |stream| socket::serve(stream, web, dialect, origin);
+    let request = work::request();
+    let open = move |stream| socket::serve(stream, web, dialect, origin, request);
     let limits = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)

@@ -1,4 +1,5 @@
--- Fills up the product's tables: 50 apps, and :containers containers of everybody who is a plain user, in 3 regions.
+-- Fills up the product's tables: 50 apps, and :containers containers of everybody who is a plain user, in 3 regions. All of them
+-- have ended: of others the product would find that no engine knows them, and make them anew while it is measured.
 
 INSERT INTO app (id, slug, name, category, description, image, command, ports, cpu_millis, memory_bytes, active,
                  version, created_at, updated_at)
@@ -21,7 +22,7 @@ SELECT encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
        owners.ids[1 + n % cardinality(owners.ids)],
        apps.ids[1 + floor(random() * cardinality(apps.ids))::int],
        regions.ids[1 + n % cardinality(regions.ids)],
-       (ARRAY['running', 'running', 'running', 'stopped', 'deleted'])[1 + floor(random() * 5)::int],
+       (ARRAY['failed', 'deleted', 'deleted'])[1 + floor(random() * 3)::int],
        3, (ARRAY[96, 120, 144])[1 + n % 3], 'simulated', 'main-' || n, '10.0.0.1',
        jsonb_build_object('8080', 40000 + n % 20000), at, at, at
 FROM times, owners, apps, regions;

@@ -66,6 +66,8 @@ async fn log_in(address: &str, password: &str) -> String {
         "query": "mutation($input: LogInInput!) { logIn(input: $input) { accessToken } }",
         "variables": { "input": { "email": "admin@localhost", "password": password } },
     });
+    // Another one is there already when it was started before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let answer: Value = reqwest::Client::new()
         .post(format!("http://{address}/graphql"))
         .json(&query)

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use main_webserver::{
     app::Role,
-    config::{Secret, Settings, Sources},
+    config::{Configuration, Given, Secret, Sources},
     domain::{Clock as _, Entropy, Id, SystemClock, id::User, task::Priority},
     live::{EventBus, RedisBus},
     queue::{Dispatcher, RedisQueue, TaskQueue},
@@ -70,10 +70,12 @@ impl Bench {
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
-        let loaded = Settings::load(&Sources::from_pairs(&pairs)).unwrap();
+        let given = Given::Pairs(Sources::from_pairs(&pairs));
+        let configuration = Configuration::open(given).await.unwrap();
+        let loaded = configuration.settings();
         // What a start does once: tables and first rows.
         let first = main_webserver::app::App::start(
-            &loaded,
+            &configuration,
             main_webserver::app::Seams::default(),
             Role::Web,
         );

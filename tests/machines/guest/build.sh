@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced: the guest of the tests and of the benchmark of machines. Needs tests/package.sh, RUN, and the repository as the
 # working directory.
 

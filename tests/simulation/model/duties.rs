@@ -54,6 +54,7 @@ impl Database {
                     at.timestamp_micros()
                 )),
                 unique_key: None,
+                trace: None,
             };
             let mut one = Tx::at(now, &tx.entropy);
             let made = self.insert_all(&mut one, vec![task]);
@@ -139,7 +140,7 @@ impl Database {
             .map(|(id, (_, changes))| Posted {
                 id: Some(*id),
                 changes: changes.clone(),
-                hints: Vec::new(),
+                ..Posted::default()
             })
             .collect()
     }

@@ -33,6 +33,7 @@ fn claimed(row: &Row, worker: Uuid) -> Claimed {
         run_at: row.run_at,
         deadline_at: row.deadline_at,
         cancel_requested_at: row.cancel_requested_at,
+        trace_context: row.trace_context.clone(),
     }
 }
 

@@ -164,6 +164,7 @@ fn begin(id: Uuid, task: NewTask, now: Time) -> Row {
         created_at: now,
         started_at: None,
         finished_at: None,
+        trace_context: task.trace.map(|trace| trace.to_string()),
     }
 }
 
