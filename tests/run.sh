@@ -181,7 +181,15 @@ fault() {
         kill)
             # What watches over a container leaves its socket behind.
             nsenter --net="/run/netns/$NET-$2" sed -n 's|.* \(/run/containerd/s/\)|\1|p' /proc/net/unix >>"$RUN/shims"
-            processes_of_node "$2" | xargs -r kill -9
+            # Until none is left: some end by themselves meanwhile, some were about to be started.
+            local pids
+            for _ in $(seq 50); do
+                pids="$(processes_of_node "$2")"
+                [ -n "$pids" ] || return 0
+                echo "$pids" | xargs kill -9 2>/dev/null
+                sleep 0.02
+            done
+            return 1
             ;;
     esac
 }
@@ -189,8 +197,7 @@ fault() {
 stop_swarm() {
     local node
     for node in 1 2 3 4; do
-        # Twice, for what an engine was about to start.
-        for _ in 1 2; do fault kill "$node" 2>/dev/null; done
+        fault kill "$node" 2>/dev/null
         ip netns delete "$NET-$node" 2>/dev/null
     done
     ip link delete "$NET" 2>/dev/null

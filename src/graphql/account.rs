@@ -7,7 +7,7 @@ use super::{
     error::nullable,
     list::{
         cell::Storage::{Bool, Text, Time},
-        noun::{self, Kind, Link, Noun, created_at, field, link, words},
+        noun::{self, Kind, Link, Noun, created_at, field, link, many, words},
         row::{Row, Shown},
     },
     origin, services, viewer,
@@ -15,7 +15,9 @@ use super::{
 use crate::{
     domain::policy::{self, Resource},
     services::accounts::LoggedIn,
-    store::{accounts, login_events, sessions},
+    store::{
+        accounts, connection_logs, containers, login_events, machines, sessions, snapshots, tasks,
+    },
 };
 
 /// What an account may do.
@@ -86,6 +88,18 @@ static USER: Noun = Noun {
             .grouped(),
     ],
     links: &[],
+    many: &[
+        many::<containers::Entity>("containers", "owner_id", "Their containers."),
+        many::<machines::Entity>("virtualMachines", "owner_id", "Their virtual machines."),
+        many::<snapshots::Entity>("snapshots", "owner_id", "Their snapshots."),
+        many::<tasks::Entity>("tasks", "owner_id", "The tasks they have asked for."),
+        many::<sessions::Entity>("sessions", "owner_id", "Their sessions."),
+        many::<connection_logs::Entity>(
+            "connectionLogs",
+            "owner_id",
+            "The connections to what is theirs.",
+        ),
+    ],
 };
 
 impl Shown for accounts::Entity {
@@ -154,6 +168,7 @@ static SESSION: Noun = Noun {
         .filtered(),
     ],
     links: &[owner("Whose login it is.")],
+    many: &[],
 };
 
 impl Shown for sessions::Entity {
@@ -218,6 +233,7 @@ static LOGIN_EVENT: Noun = Noun {
         name: "account",
         ..owner("The account it was for; null when there is none with that address.")
     }],
+    many: &[],
 };
 
 impl Shown for login_events::Entity {

@@ -5,12 +5,12 @@ use super::list::{
         Cell,
         Storage::{Big, Bool, Int, Json, Text},
     },
-    noun::{self, Kind, Noun, created_at, field, made},
+    noun::{self, Kind, Noun, created_at, field, made, many},
     row::{Row, Shown},
 };
 use crate::{
     domain::policy::Resource,
-    store::{apps, regions},
+    store::{apps, containers, machines, regions},
 };
 
 /// Something a person can start.
@@ -100,6 +100,11 @@ static APP: Noun = Noun {
         created_at("When it came into the catalogue."),
     ],
     links: &[],
+    many: &[many::<containers::Entity>(
+        "containers",
+        "app_id",
+        "The containers that run it.",
+    )],
 };
 
 impl Shown for apps::Entity {
@@ -146,6 +151,14 @@ static REGION: Noun = Noun {
         .filtered(),
     ],
     links: &[],
+    many: &[
+        many::<containers::Entity>("containers", "region_id", "The containers in it."),
+        many::<machines::Entity>(
+            "virtualMachines",
+            "region_id",
+            "The virtual machines in it.",
+        ),
+    ],
 };
 
 impl Shown for regions::Entity {

@@ -69,6 +69,7 @@ static ARCHIVED: Noun = Noun {
         ),
     ],
     links: &[owner("Who asked for it.")],
+    many: &[],
 };
 
 impl Shown for archive::Entity {

@@ -11,7 +11,7 @@ use super::{
     id,
     list::{
         cell::Storage::{Int, Text, Time},
-        noun::{self, Kind, Noun, created_at, field, link, version, words},
+        noun::{self, Kind, Noun, created_at, field, link, many, version, words},
         row::{MetaFields, Record, Row, Shown, fields_of},
     },
     services,
@@ -22,7 +22,7 @@ use crate::{
     domain::{self, Id, id as ids, policy::Resource},
     error::AppError,
     services::clusters::{Changes, HostCommandKind, Wanted},
-    store::{clusters, regions},
+    store::{clusters, containers, hosts, machines, regions, tasks},
 };
 
 /// Where a cluster stands.
@@ -128,6 +128,16 @@ static CLUSTER: Noun = Noun {
         ),
     ],
     links: &[link::<regions::Entity>("region", "region_id", "Where it is.").filtered()],
+    many: &[
+        many::<hosts::Entity>("hosts", "cluster_id", "Its hosts."),
+        many::<containers::Entity>("containers", "cluster_id", "The containers in it."),
+        many::<machines::Entity>(
+            "virtualMachines",
+            "cluster_id",
+            "The virtual machines in it.",
+        ),
+        many::<tasks::Entity>("tasks", "subject_id", "The tasks that are about it."),
+    ],
 };
 
 impl Shown for clusters::Entity {

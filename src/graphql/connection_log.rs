@@ -89,6 +89,7 @@ static CONNECTION_LOG: Noun = Noun {
         .filtered(),
         owner("Whose it is."),
     ],
+    many: &[],
 };
 
 impl Shown for connection_logs::Entity {

@@ -15,7 +15,7 @@ use super::{
             Cell,
             Storage::{Bool, Int, Json, Small, Text, Time},
         },
-        noun::{self, Kind, Noun, created_at, field, link, made, updated_at, version, words},
+        noun::{self, Kind, Noun, created_at, field, link, made, many, updated_at, version, words},
         read::check_access,
         row::{Row, Shown},
     },
@@ -28,7 +28,7 @@ use crate::{
     error::AppError,
     live,
     services::containers::{Changes, Wanted},
-    store::{apps, clusters, containers, hosts, regions},
+    store::{apps, clusters, connection_logs, containers, hosts, regions, tasks},
 };
 
 /// Where a container stands.
@@ -232,6 +232,14 @@ static CONTAINER: Noun = Noun {
             "The machine it runs on. For administrators, and for the host itself.",
         )
         .filtered(),
+    ],
+    many: &[
+        many::<tasks::Entity>("tasks", "subject_id", "The tasks that are about it."),
+        many::<connection_logs::Entity>(
+            "connectionLogs",
+            "container_id",
+            "The connections of clients to it.",
+        ),
     ],
 };
 

@@ -59,6 +59,7 @@ static POOL: Noun = Noun {
         link::<apps::Entity>("app", "app_id", "What runs in them.").filtered(),
         link::<regions::Entity>("region", "region_id", "Where they run.").filtered(),
     ],
+    many: &[],
 };
 
 impl Shown for pools::Entity {
@@ -173,6 +174,7 @@ static ENGINE: Noun = Noun {
         ),
     ],
     links: &[],
+    many: &[],
 };
 
 impl Shown for engines::Entity {
@@ -244,6 +246,7 @@ static AUDIT: Noun = Noun {
             .grouped(),
     ],
     links: &[],
+    many: &[],
 };
 
 impl Shown for audit::Entity {

@@ -15,7 +15,7 @@ use super::{
             Cell,
             Storage::{Big, Bool, Int, Text, Time},
         },
-        noun::{self, Kind, Noun, created_at, field, link, made, version, words},
+        noun::{self, Kind, Noun, created_at, field, link, made, many, version, words},
         row::{Row, Shown},
     },
     services,
@@ -31,7 +31,7 @@ use crate::{
         hosts::{Heartbeat, Registration},
         reports::{Report, Seen},
     },
-    store::{clusters, host_commands, hosts},
+    store::{clusters, containers, host_commands, hosts, machines, tasks},
 };
 
 /// Where a host stands.
@@ -163,6 +163,15 @@ static HOST: Noun = Noun {
         created_at("When it was registered."),
     ],
     links: &[link::<clusters::Entity>("cluster", "cluster_id", "The cluster it is in.").filtered()],
+    many: &[
+        many::<containers::Entity>("placedContainers", "host_id", "The containers on it."),
+        many::<machines::Entity>(
+            "placedVirtualMachines",
+            "host_id",
+            "The virtual machines on it.",
+        ),
+        many::<tasks::Entity>("tasks", "subject_id", "The tasks that are about it."),
+    ],
 };
 
 impl Shown for hosts::Entity {

@@ -12,7 +12,7 @@ use super::{
             Cell,
             Storage::{Big, Bool, Int, Json, Small, Text, Time},
         },
-        noun::{self, Kind, Noun, created_at, field, link, made, updated_at, version, words},
+        noun::{self, Kind, Noun, created_at, field, link, made, many, updated_at, version, words},
         read::check_access,
         row::{Row, Shown},
     },
@@ -22,7 +22,7 @@ use crate::{
     domain::{Table, id, policy::Resource, virtual_machine},
     error::AppError,
     live,
-    store::{clusters, hosts, images, machines, regions, snapshots},
+    store::{clusters, connection_logs, hosts, images, machines, regions, snapshots, tasks},
 };
 
 /// Where a virtual machine stands.
@@ -247,6 +247,15 @@ static MACHINE: Noun = Noun {
         )
         .filtered(),
     ],
+    many: &[
+        many::<snapshots::Entity>("snapshots", "machine_id", "Its snapshots."),
+        many::<tasks::Entity>("tasks", "subject_id", "The tasks that are about it."),
+        many::<connection_logs::Entity>(
+            "connectionLogs",
+            "machine_id",
+            "The connections of clients to it.",
+        ),
+    ],
 };
 
 impl Shown for machines::Entity {
@@ -299,6 +308,7 @@ static SNAPSHOT: Noun = Noun {
         link::<machines::Entity>("virtualMachine", "machine_id", "Whose disk it is of.").filtered(),
         owner("Whose it is."),
     ],
+    many: &[],
 };
 
 impl Shown for snapshots::Entity {
@@ -414,6 +424,11 @@ static IMAGE: Noun = Noun {
         created_at("When it came into the catalogue."),
     ],
     links: &[],
+    many: &[many::<machines::Entity>(
+        "virtualMachines",
+        "image_id",
+        "The virtual machines made of it.",
+    )],
 };
 
 impl Shown for images::Entity {

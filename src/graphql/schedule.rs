@@ -98,6 +98,7 @@ static SCHEDULE: Noun = Noun {
         "last_task_id",
         "The task it last made; null when there is none any more.",
     )],
+    many: &[],
 };
 
 impl Shown for schedules::Entity {

@@ -16,7 +16,7 @@ use super::{
             Cell,
             Storage::{Int, Json, Small, Text, Time, Uuid},
         },
-        noun::{self, Kind, Noun, Words, created_at, field, made, version, words},
+        noun::{self, Kind, Noun, Words, created_at, field, made, many, version, words},
         read::check_access,
         row::{MetaFields, Record, Row, Shown, fields_of},
     },
@@ -30,8 +30,8 @@ use crate::{
     live,
     store::tasks::{self, TaskInput as _},
     tasks::{
-        assign_container, clusters, create_container, delete_container, drain_container,
-        drain_host, refill_pool,
+        assign_container, clusters, create_container, delete_container, delete_machine,
+        drain_container, drain_host, refill_pool, run_machine, snapshot_machine, stop_machine,
     },
 };
 
@@ -263,6 +263,11 @@ static TASK: Noun = Noun {
         .filtered(),
     ],
     links: &[owner("Who asked for it.")],
+    many: &[many::<tasks::Entity>(
+        "subtasks",
+        "parent_id",
+        "The parts it has split its work into.",
+    )],
 };
 
 impl Shown for tasks::Entity {
@@ -297,6 +302,10 @@ fn subject(cells: &[Cell]) -> Value {
         | clusters::Command::KIND => id::Cluster::PREFIX,
         drain_host::Input::KIND => id::Host::PREFIX,
         refill_pool::Input::KIND => id::Pool::PREFIX,
+        run_machine::Input::KIND
+        | stop_machine::Input::KIND
+        | snapshot_machine::Input::KIND
+        | delete_machine::Input::KIND => id::VirtualMachine::PREFIX,
         _ => return Value::Null,
     };
     Value::from(domain::id::written(prefix, *subject))
@@ -308,7 +317,10 @@ struct TaskParts(Id<id::Task>);
 #[Object]
 impl TaskParts {
     /// The parts it has split its work into, the oldest first; at most 100.
-    #[graphql(complexity = "1 + 20 * child_complexity")]
+    #[graphql(
+        complexity = "1 + 20 * child_complexity",
+        deprecation = "`subtasks` has them as a list with filters, orders and pages."
+    )]
     async fn children(&self, ctx: &Context<'_>) -> Result<Vec<Task>> {
         let children = services(ctx).children(viewer(ctx)?, self.0).await?;
         Ok(children.iter().map(Task::of).collect())

@@ -41,6 +41,9 @@ fn declared() -> BTreeMap<(String, String), Audience> {
                 add("Filter", link.name, Audience::Everyone);
             }
         }
+        for many in noun.many {
+            add("", many.name, Audience::Everyone);
+        }
         for (ty, field) in [
             ("Connection", "edges"),
             ("Connection", "nodes"),
@@ -183,6 +186,13 @@ fn an_entity_has_its_id_first_and_its_owner_where_the_policy_looks_for_it() {
     for noun in LISTS.iter().map(|entry| (entry.noun)()) {
         let Noun { name, fields, .. } = noun;
         assert!(matches!(fields[0].kind, Kind::Id(_)), "{name}");
+        let names = fields.iter().map(|field| field.name);
+        let names = names.chain(noun.links.iter().map(|link| link.name));
+        let names = names.chain(noun.many.iter().map(|many| many.name));
+        let mut seen = BTreeSet::new();
+        for field in names {
+            assert!(seen.insert(field), "{name}.{field} is declared twice");
+        }
         let links = noun.links.iter().filter(|link| link.name == "owner");
         for link in links {
             assert_eq!(noun.owner, Some(link.column), "{name}");

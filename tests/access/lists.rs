@@ -10,7 +10,7 @@ use main_webserver::{
     },
     graphql::list::{
         lists::{Entry, LISTS},
-        noun::{Audience, Noun},
+        noun::{Audience, Many, Noun},
     },
 };
 use serde_json::{Value, json};
@@ -79,9 +79,22 @@ impl Way {
     }
 }
 
-/// Selects every declared field of an entity, those of the rows it points at too.
+/// More rows than there are, and few enough for all their fields to be within what one request may cost.
+pub const MOST: usize = 60;
+/// Most rows of a list below a row.
+const BELOW: usize = 2;
+
+/// Selects every declared field of an entity, those of the rows it points at and the lists below it too.
 pub fn whole(printed: &Printed, noun: &'static Noun) -> String {
     let mut text = plain(printed, noun);
+    for many in noun.many {
+        let name = many.name;
+        write!(
+            text,
+            "{name}(first: {BELOW}) {{ totalCount nodes {{ id }} }} "
+        )
+        .unwrap();
+    }
     for link in noun.links {
         let there = plain(printed, (link.noun)());
         write!(text, "{} {{ {there}}} ", link.name).unwrap();
@@ -111,7 +124,7 @@ impl Rows {
         let mut rows = BTreeMap::new();
         for entry in &LISTS {
             let noun = (entry.noun)();
-            let call = format!("{}(first: 100)", entry.list);
+            let call = format!("{}(first: {MOST})", entry.list);
             let fields = [(
                 "it".to_owned(),
                 call,
@@ -119,8 +132,10 @@ impl Rows {
             )];
             let answer = Way::Resolved.ask(&scene.admin, &fields).await;
             let nodes = answer["data"]["it"]["nodes"].as_array();
-            let nodes = nodes.unwrap_or_else(|| panic!("{answer}")).clone();
-            assert!(!nodes.is_empty() && nodes.len() < 100, "{}", entry.list);
+            let nodes = nodes
+                .unwrap_or_else(|| panic!("{}: {answer}", entry.list))
+                .clone();
+            assert!(!nodes.is_empty() && nodes.len() < MOST, "{}", entry.list);
             rows.insert(noun.name, nodes);
         }
         Self(rows)
@@ -186,7 +201,37 @@ impl Rows {
                 row[link.name] = self.seen_by(who, (link.noun)(), there);
             }
         }
+        for many in noun.many {
+            if row.get(many.name).is_some() {
+                row[many.name] = self.below(who, many, &row["id"]);
+            }
+        }
         row
+    }
+
+    /// What somebody sees of a list below a row: the newest of those that have its id.
+    fn below(&self, who: &Asking, many: &Many, above: &Value) -> Value {
+        let noun = (many.noun)();
+        let link = noun.links.iter().find(|link| link.column == many.column);
+        let field = noun
+            .fields
+            .iter()
+            .find(|field| field.column() == many.column);
+        let points_at = |row: &&Value| match (link, field) {
+            (Some(link), _) => row[link.name]["id"] == *above,
+            (None, Some(field)) => row[field.name] == *above,
+            (None, None) => panic!("{}.{} is not shown", noun.name, many.column),
+        };
+        let all = self.of(noun).iter().filter(points_at);
+        let seen = all.filter(|row| self.reaches(who, noun, &row["id"]));
+        let mut ids: Vec<&str> = seen.map(|row| row["id"].as_str().unwrap()).collect();
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        let nodes: Vec<Value> = ids
+            .iter()
+            .take(BELOW)
+            .map(|id| json!({ "id": id }))
+            .collect();
+        json!({ "totalCount": ids.len(), "nodes": nodes })
     }
 
     /// What somebody sees of rows in this order.

@@ -5,7 +5,7 @@ use main_webserver::graphql::list::noun::Audience;
 use serde_json::{Value, json};
 
 use super::{
-    lists::{Rows, WAYS, Way, entries, guarded_filters, refusal, whole},
+    lists::{MOST, Rows, WAYS, Way, entries, guarded_filters, refusal, whole},
     printed::Printed,
     scene::{Asking, Scene},
 };
@@ -22,7 +22,7 @@ async fn a_list_has_what_is_in_reach_and_nothing_else_in_every_way_it_is_answere
             ["ASC", "DESC"].map(|way| format!(", orderBy: [{{field: {word}, direction: {way}}}]"))
         });
         for order in std::iter::once(String::new()).chain(keyed) {
-            let call = format!("{}(first: 100{order})", entry.list);
+            let call = format!("{}(first: {MOST}{order})", entry.list);
             let selection = format!(
                 "totalCount pageInfo {{ hasNextPage hasPreviousPage startCursor endCursor }} \
                  edges {{ cursor node {{ id }} }} nodes {{ {} }} ",

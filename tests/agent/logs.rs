@@ -65,16 +65,16 @@ impl Beside {
 
     /// What the host has written, once it is there, and the version of the record.
     async fn written(&self, connection: &str) -> (String, Value) {
-        let ask = format!(
-            "{{ connectionLogText(id: \"{connection}\", side: SERVER) connectionLog(id: \"{connection}\") {{ version }} }}"
-        );
+        let ask = format!("{{ connectionLogText(id: \"{connection}\", side: SERVER) }}");
         let patience = Duration::from_secs(60);
-        until_within(patience, "the host's log is there", async || {
+        let text = until_within(patience, "the host's log is there", async || {
             let reply = self.ada.ask(&ask).await;
-            let text = reply.at("/connectionLogText").as_str()?.to_owned();
-            Some((text, reply.ok("/connectionLog/version")))
+            Some(reply.at("/connectionLogText").as_str()?.to_owned())
         })
-        .await
+        .await;
+        let ask = format!("{{ connectionLog(id: \"{connection}\") {{ version }} }}");
+        let version = self.ada.ask(&ask).await.ok("/connectionLog/version");
+        (text, version)
     }
 
     async fn stop(self) {

@@ -63,8 +63,7 @@ async fn what_vanished_is_made_anew_and_what_ended_has_failed() {
     for container in [&lost, &ended, &fine] {
         world.age(container, 60).await;
     }
-    let looked = world.reconcile().await;
-    assert_eq!(looked[0]["mended"], 2, "{looked}");
+    world.reconcile().await;
     let again = ada.container_in(&lost, "RUNNING").await;
     assert!(
         world

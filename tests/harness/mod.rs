@@ -154,9 +154,9 @@ impl World {
         let world = Self::on(ground, QUICK, &[Role::WebAndWorker]).await;
         let admin = world.admin().await;
         // The first look is over before anything is there to be seen.
-        until("the engine has been looked at", async || {
+        until("both engines have been looked at", async || {
             let engines = admin.ask("{ engines { totalCount } }").await;
-            (engines.ok("/engines/totalCount") != 0).then_some(())
+            (engines.ok("/engines/totalCount") == 2).then_some(())
         })
         .await;
         world

@@ -3,6 +3,7 @@
 mod added;
 mod live;
 mod model;
+mod nested;
 mod plans;
 mod property;
 mod together;

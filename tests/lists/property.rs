@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 use main_webserver::{
+    app::Role,
     domain::entropy::secret_bytes,
     store::{accounts, apps, containers, regions},
 };
@@ -14,10 +15,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::model::{Filter, Key, Row, STATES, sort, text};
-use crate::harness::{Person, World};
+use crate::harness::{Ground, Person, QUICK, World};
 
 const ROWS: usize = 150;
-const ROUNDS: usize = 150;
+pub const ROUNDS: usize = 150;
 
 const COMPILED: &str = "query($f: ContainerFilter, $o: [ContainerOrder!], $n: Int, $a: String, $l: Int, $b: String) {
     page: containers(filter: $f, orderBy: $o, first: $n, after: $a, last: $l, before: $b) {
@@ -34,8 +35,14 @@ fn by_resolvers() -> String {
     COMPILED.replacen(page, &format!("{page} {{ nodes {{ id }} }} {page}"), 1)
 }
 
+/// A service that leaves rows as they are, though nothing works on them.
+pub async fn alone() -> World {
+    let ground = Ground::new().await.with("RECONCILE", "off");
+    World::on(ground, QUICK, &[Role::WebAndWorker]).await
+}
+
 /// Fills the tables; the rows, and the people who own them.
-async fn world(node: &World, rng: &mut StdRng) -> (Vec<Row>, Vec<Person>) {
+pub async fn world(node: &World, rng: &mut StdRng) -> (Vec<Row>, Vec<Person>) {
     let store = node.store();
     let people = vec![node.person("ada").await, node.person("bob").await];
     let mut owners = Vec::new();
@@ -133,18 +140,23 @@ async fn world(node: &World, rng: &mut StdRng) -> (Vec<Row>, Vec<Person>) {
     (rows, people)
 }
 
-fn id(row: &Row) -> String {
+pub fn id(row: &Row) -> String {
     format!("container_{}", row.id.simple())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_list_is_what_the_model_says_by_either_way() {
+/// A seed, or the one that is asked for.
+pub fn random() -> (u64, StdRng) {
     let seed = std::env::var("LIST_SEED").map_or_else(
         |_| u64::from_le_bytes(secret_bytes()),
         |seed| seed.parse().unwrap(),
     );
-    let mut rng = StdRng::seed_from_u64(seed);
-    let node = World::start().await;
+    (seed, StdRng::seed_from_u64(seed))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_what_the_model_says_by_either_way() {
+    let (seed, mut rng) = random();
+    let node = alone().await;
     let (rows, mut people) = world(&node, &mut rng).await;
     people.push(node.admin().await);
     let mut not_empty = 0;

@@ -22,7 +22,7 @@ use super::{
     super::{access::Access, services, viewer},
     cell::Cell,
     filter::Tree,
-    lists::{Entry, Selected, arguments, parse_id, unlocated},
+    lists::{Entry, Selected, arguments, id_behind, parse_id, unlocated},
     live::{PAUSE, response, table_of},
     noun::Noun,
     read::{self, MOST},
@@ -85,7 +85,7 @@ fn begin(ctx: &Context<'_>, entry: &Entry) -> async_graphql::Result<(Signs, Plac
     // There before the first look, so that nothing is missed in between.
     let bus: &Arc<dyn EventBus> = ctx.data_unchecked();
     let listener = bus.listen_to(Interest::All(table_of(noun)));
-    let selected = Arc::new(Selected::compile(ctx, noun));
+    let selected = Arc::new(Selected::compile(ctx, noun, viewer));
     let signs = stream::unfold((listener, None), async |(mut listener, looked_at)| {
         if let Some(looked_at) = looked_at {
             if !listener.changed().await {
@@ -159,10 +159,7 @@ impl Place {
         let rows = rows.await?;
         let is_all = rows.len() < usize::from(MOST);
         let mut sent = self.sent();
-        let newest = |row: &Vec<Cell<'_>>| match row.last() {
-            Some(Cell::Uuid(id)) => Some(*id),
-            _ => None,
-        };
+        let newest = |row: &Vec<Cell<'_>>| id_behind(row);
         sent.ids.extend(rows.iter().filter_map(newest));
         // While there is more, only so far as it has been read.
         let read_to = rows.last().and_then(newest).filter(|_| !is_all);
@@ -192,13 +189,7 @@ async fn answer(
     selected: &Selected,
     rows: Result<Vec<Vec<Cell<'static>>>, AppError>,
 ) -> Response {
-    let values = async {
-        let mut values = Vec::new();
-        for cells in rows? {
-            values.push(selected.value(ctx, entry, cells).await?);
-        }
-        Ok(values)
-    };
+    let values = async { selected.values(ctx, entry, rows?).await };
     match values.await {
         Ok(values) => response(ctx, Value::List(values)),
         Err(error) => refused(ctx, error),

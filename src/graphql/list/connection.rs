@@ -12,6 +12,7 @@ use async_graphql::{
 };
 
 use super::{
+    below::Written,
     cell::{self, Cell},
     noun::Noun,
     read::Rows,
@@ -226,8 +227,14 @@ impl Compiled {
             .any(|(_, part)| matches!(part, Part::Total))
     }
 
-    /// Writes the page.
-    pub fn write(&self, out: &mut String, rows: Option<&Rows<'_>>, total: Option<i64>) {
+    /// Writes the page, with the lists below its rows.
+    pub fn write(
+        &self,
+        out: &mut String,
+        rows: Option<&Rows<'_>>,
+        total: Option<i64>,
+        below: &[Written<'_>],
+    ) {
         let each = || rows.into_iter().flat_map(Rows::each);
         let cursor = |out: &mut String, row: Option<&[Cell<'_>]>| match (rows, row) {
             (Some(rows), Some(row)) => cell::write_text(out, &rows.cursor(row)),
@@ -240,14 +247,16 @@ impl Compiled {
                 Some(total) => out.push_str(&total.to_string()),
                 None => out.push_str("null"),
             },
-            Part::Nodes(shape) => list_of(out, each(), |out, row| shape.write(out, row)),
+            Part::Nodes(shape) => {
+                list_of(out, each(), |out, row| shape.write(out, row, below));
+            }
             Part::Edges(parts) => list_of(out, each(), |out, row| {
                 object_of(out, parts, |out, part| match part {
                     EdgePart::Typename => {
                         cell::write_text(out, &format!("{}Edge", self.noun.name));
                     }
                     EdgePart::Cursor => cursor(out, Some(row)),
-                    EdgePart::Node(shape) => shape.write(out, row),
+                    EdgePart::Node(shape) => shape.write(out, row, below),
                 });
             }),
             Part::PageInfo(parts) => object_of(out, parts, |out, part| match part {

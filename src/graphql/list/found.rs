@@ -26,6 +26,12 @@ impl Found {
         Self(rows)
     }
 
+    /// Whether the rows are packed, or none at all.
+    pub fn is_packed(&self) -> bool {
+        let first = self.0.first();
+        first.is_none_or(|row| row.try_as_pg_row().is_some())
+    }
+
     /// About how many bytes the rows have as text: most of them are their values.
     pub fn size(&self) -> usize {
         let row = self.0.first().and_then(QueryResult::try_as_pg_row);

@@ -1,6 +1,6 @@
 //! The lists at the top of the schema: for each entity a list, its aggregates, and one row by its id.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use async_graphql::{
     ContainerType, Context, ContextSelectionSet, ID, InputType, ObjectType, OutputType, Positioned,
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::{
     super::{error::nullable, services, viewer},
     aggregate,
+    below::{self, Given, Plan, plan},
     cell::Cell,
     connection::{Compiled, Connection},
     filter::{Filter, argument},
@@ -44,8 +45,9 @@ pub struct Entry {
     pub added: Option<&'static str>,
     pub noun: fn() -> &'static Noun,
     connection: fn(&mut Registry) -> String,
-    filter: fn(&mut Registry) -> String,
-    order: fn(&mut Registry) -> String,
+    filter: fn(&mut Registry) -> MetaInputValue,
+    /// The arguments that choose a part of the list.
+    pub arguments: fn(&mut Registry) -> [MetaInputValue; 6],
     row: fn(&mut Registry) -> String,
     resolve_list: for<'a> fn(&'a Context<'a>, Asked, Viewer) -> BoxFuture<'a, ServerResult<Value>>,
     resolve_one:
@@ -59,10 +61,15 @@ const fn entry<E: Shown>(list: &'static str, one: &'static str) -> Entry {
         added: None,
         noun: E::noun,
         connection: Connection::<E>::create_type_info,
-        filter: <Option<Filter<E>> as InputType>::create_type_info,
-        order: <Option<Vec<OrderBy<E>>> as InputType>::create_type_info,
+        filter: filter_argument::<E>,
+        arguments: list_arguments::<E>,
         row: <Option<Row<E>> as OutputType>::create_type_info,
-        resolve_list: |ctx, asked, viewer| Box::pin(by_resolvers::<E>(ctx, asked, viewer)),
+        resolve_list: |ctx, asked, viewer| {
+            Box::pin(async move {
+                let part = located(ctx, Part::new(E::noun(), asked, viewer).map_err(Into::into))?;
+                by_resolvers::<E>(ctx, part).await
+            })
+        },
         resolve_one: |ctx, cells| {
             Box::pin(async move {
                 let selection = ctx.with_selection_set(&ctx.item.node.selection_set);
@@ -132,37 +139,38 @@ pub fn parse_id(noun: &'static Noun, text: &str) -> Option<Uuid> {
     domain::id::read(prefix, text)
 }
 
+/// The arguments that choose a part of a list of `E`s.
+pub fn list_arguments<E: Shown>(registry: &mut Registry) -> [MetaInputValue; 6] {
+    [
+        filter_argument::<E>(registry),
+        argument(
+            "orderBy",
+            <Option<Vec<OrderBy<E>>> as InputType>::create_type_info(registry),
+            "In this order, at most four keys; the newest first by default.",
+        ),
+        argument(
+            "first",
+            "Int",
+            "At most so many, from the start; 0 to 100, 20 by default.",
+        ),
+        argument("after", "String", "Only what comes after this cursor."),
+        argument("last", "Int", "At most so many, from the end; 0 to 100."),
+        argument("before", "String", "Only what comes before this cursor."),
+    ]
+}
+
+fn filter_argument<E: Shown>(registry: &mut Registry) -> MetaInputValue {
+    let filter = <Option<Filter<E>> as InputType>::create_type_info(registry);
+    argument("filter", filter, "Only those that are like this.")
+}
+
 /// The part of the query type that the declarations make.
 #[derive(Default)]
 pub struct Lists;
 
 impl Entry {
-    /// The arguments that choose a part of the list.
-    pub fn arguments(&self, registry: &mut Registry) -> [MetaInputValue; 6] {
-        [
-            self.filter_argument(registry),
-            argument(
-                "orderBy",
-                (self.order)(registry),
-                "In this order, at most four keys; the newest first by default.",
-            ),
-            argument(
-                "first",
-                "Int",
-                "At most so many, from the start; 0 to 100, 20 by default.",
-            ),
-            argument("after", "String", "Only what comes after this cursor."),
-            argument("last", "Int", "At most so many, from the end; 0 to 100."),
-            argument("before", "String", "Only what comes before this cursor."),
-        ]
-    }
-
     pub fn filter_argument(&self, registry: &mut Registry) -> MetaInputValue {
-        argument(
-            "filter",
-            (self.filter)(registry),
-            "Only those that are like this.",
-        )
+        (self.filter)(registry)
     }
 
     pub fn connection(&self, registry: &mut Registry) -> String {
@@ -171,7 +179,7 @@ impl Entry {
 
     fn fields(&self, registry: &mut Registry) -> [MetaField; 3] {
         let noun = (self.noun)();
-        let arguments = self.arguments(registry);
+        let arguments = (self.arguments)(registry);
         let connection = (self.connection)(registry);
         let whose = if noun.owner.is_some() {
             ": the viewer's, or everybody's for an administrator"
@@ -320,21 +328,21 @@ pub fn arguments_of(ctx: &Context<'_>) -> ServerResult<Vec<(String, Value)>> {
     let mut given = Vec::new();
     for (name, _) in &ctx.item.node.arguments {
         let name = name.node.as_str();
-        given.push((name.to_owned(), ctx.param_value::<Given>(name, None)?.1.0));
+        given.push((name.to_owned(), ctx.param_value::<Any>(name, None)?.1.0));
     }
     Ok(given)
 }
 
 /// Any value of an argument; its type is checked before, by the registered one.
-struct Given(Value);
+struct Any(Value);
 
-impl InputType for Given {
+impl InputType for Any {
     type RawValueType = Self;
     fn type_name() -> Cow<'static, str> {
-        "Given".into()
+        "Any".into()
     }
     fn create_type_info(_: &mut Registry) -> String {
-        "Given".to_owned()
+        "Any".to_owned()
     }
     fn parse(value: Option<Value>) -> async_graphql::InputValueResult<Self> {
         Ok(Self(value.unwrap_or_default()))
@@ -375,24 +383,54 @@ pub async fn list(ctx: &Context<'_>, entry: &Entry) -> ServerResult<Value> {
     let viewer = located(ctx, viewer(ctx))?;
     let asked = arguments(ctx, noun)?;
     let selection = [&ctx.item.node.selection_set.node];
-    match Compiled::compile(&ctx.query_env.fragments, noun, selection) {
-        Some(compiled) if stands_alone(ctx) => {
+    let compiled = Compiled::compile(&ctx.query_env.fragments, noun, selection);
+    // What cannot be asked of a list below is refused at its place, by the resolvers.
+    let ready = compiled.filter(|_| stands_alone(ctx)).and_then(|compiled| {
+        let plans = plan(&compiled.columns, viewer, &given(ctx)).ok()?;
+        Some((compiled, plans))
+    });
+    match ready {
+        Some((compiled, plans)) => {
             let store = &services(ctx).store;
-            let page = Page::read(store, noun, &compiled, asked, viewer).await;
+            let page = Page::read(store, noun, &compiled, (asked, plans), viewer).await;
             let text = page.and_then(|page| page.text());
             located(ctx, text.map(raw).map_err(Into::into))
         }
-        _ => (entry.resolve_list)(ctx, asked, viewer).await,
+        None => (entry.resolve_list)(ctx, asked, viewer).await,
     }
 }
 
-async fn by_resolvers<E: Shown>(
-    ctx: &Context<'_>,
-    asked: Asked,
-    viewer: Viewer,
-) -> ServerResult<Value> {
+/// The values of the operation's variables.
+fn given<'a>(ctx: &'a Context<'_>) -> Given<'a> {
+    let operation = &ctx.query_env.operation.node;
+    let definitions = operation.variable_definitions.iter();
+    Given::new(
+        &ctx.query_env.variables,
+        definitions.map(|definition| &definition.node),
+    )
+}
+
+/// Resolves the list below a row, whose id stands in the column of the list's rows.
+pub type ResolveMany =
+    for<'a> fn(&'a Context<'a>, &'static str, Uuid) -> BoxFuture<'a, ServerResult<Option<Value>>>;
+
+/// Resolves the `E`s with the id of a row in `column`.
+pub fn resolve_many<'a, E: Shown>(
+    ctx: &'a Context<'a>,
+    column: &'static str,
+    id: Uuid,
+) -> BoxFuture<'a, ServerResult<Option<Value>>> {
+    Box::pin(async move {
+        let viewer = located(ctx, viewer(ctx))?;
+        let asked = arguments(ctx, E::noun())?;
+        let part = Part::in_reach(E::noun(), asked, viewer).map_err(Into::into);
+        let part = located(ctx, part)?.within(column, id);
+        by_resolvers::<E>(ctx, part).await.map(Some)
+    })
+}
+
+async fn by_resolvers<E: Shown>(ctx: &Context<'_>, part: Part) -> ServerResult<Value> {
     let read = async {
-        let part = Part::new(E::noun(), asked, viewer)?;
         let store = &services(ctx).store;
         let with_total = ctx.look_ahead().field("totalCount").exists();
         let columns = record_columns(E::noun());
@@ -485,47 +523,72 @@ async fn reached(
     }
     let noun = (entry.noun)();
     let ids: Vec<Cell> = ids.iter().map(|id| Cell::Uuid(*id)).collect();
-    let selected = Selected::compile(ctx, noun);
-    for cells in by_ids(&services(ctx).store, viewer, noun, &ids, &selected.columns).await? {
-        if let Some(Cell::Uuid(id)) = cells.last() {
-            let id = *id;
-            reached.insert(id, selected.value(ctx, entry, cells).await?);
-        }
-    }
+    let selected = Selected::compile(ctx, noun, viewer);
+    let rows = by_ids(&services(ctx).store, viewer, noun, &ids, &selected.columns).await?;
+    let ids: Vec<Option<Uuid>> = rows.iter().map(|row| id_behind(row)).collect();
+    let values = selected.values(ctx, entry, rows).await?;
+    reached.extend(
+        ids.into_iter()
+            .zip(values)
+            .filter_map(|(id, value)| Some((id?, value))),
+    );
     Ok(reached)
 }
 
-/// What is selected of a row: compiled, or all of it for the resolvers.
+/// The id of a row that was read with it behind.
+pub(super) fn id_behind(row: &[Cell<'_>]) -> Option<Uuid> {
+    match row.last() {
+        Some(Cell::Uuid(id)) => Some(*id),
+        _ => None,
+    }
+}
+
+/// What is selected of rows: compiled, or all of it for the resolvers.
 pub(super) struct Selected {
     pub columns: Columns,
-    shape: Option<Shape>,
+    shape: Option<(Shape, Vec<Arc<Plan>>)>,
 }
 
 impl Selected {
-    pub fn compile(ctx: &Context<'_>, noun: &'static Noun) -> Self {
+    pub fn compile(ctx: &Context<'_>, noun: &'static Noun, viewer: Viewer) -> Self {
         let selection = [&ctx.item.node.selection_set.node];
         let mut columns = Columns::default();
         let shape = Shape::compile(&ctx.query_env.fragments, noun, 0, selection, &mut columns);
-        let shape = shape.filter(|_| stands_alone(ctx));
+        let shape = shape.filter(|_| stands_alone(ctx)).and_then(|shape| {
+            let plans = plan(&columns, viewer, &given(ctx)).ok()?;
+            Some((shape, plans))
+        });
         if shape.is_none() {
             columns = record_columns(noun);
         }
         Self { columns, shape }
     }
 
-    /// A row as it was selected.
-    pub async fn value(
+    /// Rows as they were selected.
+    pub async fn values(
         &self,
         ctx: &Context<'_>,
         entry: &Entry,
-        cells: Vec<Cell<'static>>,
-    ) -> async_graphql::Result<Value> {
-        if let Some(shape) = &self.shape {
-            let mut text = String::new();
-            shape.write(&mut text, &cells);
-            return Ok(raw(text));
+        rows: Vec<Vec<Cell<'static>>>,
+    ) -> async_graphql::Result<Vec<Value>> {
+        let mut values = Vec::with_capacity(rows.len());
+        if let Some((shape, plans)) = &self.shape {
+            let store = &services(ctx).store;
+            let cells: Vec<&[Cell<'_>]> = rows.iter().map(Vec::as_slice).collect();
+            let reading = below::read(store, plans, &cells);
+            let below = reading.await?;
+            let below = below::written(&below)?;
+            for row in cells {
+                let mut text = String::new();
+                shape.write(&mut text, row, &below);
+                values.push(raw(text));
+            }
+        } else {
+            for cells in rows {
+                let resolved = (entry.resolve_one)(ctx, cells).await;
+                values.push(resolved.map_err(unlocated)?);
+            }
         }
-        let resolved = (entry.resolve_one)(ctx, cells).await;
-        resolved.map_err(unlocated)
+        Ok(values)
     }
 }

@@ -3,11 +3,14 @@
 //! A change wakes the subscriptions it may concern, by its table and owner; they read again, at most twenty times a second
 //! each, and send what differs from what was sent last. Nothing is read while nothing changes.
 
-use std::{borrow::Cow, collections::HashSet, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow, collections::HashSet, convert::Infallible, pin::Pin, sync::Arc, time::Duration,
+};
 
 use async_graphql::{
     Context, ID, Name, Response, ServerError, ServerResult, SubscriptionType, Value,
     indexmap::IndexMap,
+    parser::types::SelectionSet,
     registry::{MetaType, Registry},
 };
 use futures_util::{Stream, StreamExt as _, future::select_all, stream};
@@ -20,6 +23,7 @@ use super::{
     lists::{Entry, LISTS, arguments_of, list, node},
     noun::Noun,
     row::{object, output_field},
+    select::{self, collect},
 };
 use crate::{
     domain::{
@@ -77,21 +81,72 @@ fn all_of(noun: &Noun, viewer: Viewer) -> Option<Interest> {
     }
 }
 
-/// The rows the selected or asked for links of `noun` may point at.
-fn linked<'a>(
+/// Collects what is shown beside rows of `noun`: those that links point at and those of lists below them, at any depth.
+fn shown_below<'a>(
     ctx: &'a Context<'_>,
     noun: &'static Noun,
+    sets: impl IntoIterator<Item = &'a SelectionSet>,
     viewer: Viewer,
-) -> impl Iterator<Item = Interest> + 'a {
-    let fields = ctx.look_ahead();
-    let filter = arguments_of(ctx).unwrap_or_default();
-    let links = noun.links.iter().filter(move |link| {
-        let nodes = [fields.field("nodes"), fields.field("edges").field("node")];
-        fields.field(link.name).exists()
-            || nodes.iter().any(|node| node.field(link.name).exists())
-            || filter.iter().any(|(_, value)| mentions(value, link.name))
-    });
-    links.filter_map(move |link| all_of((link.noun)(), viewer))
+    found: &mut Vec<Interest>,
+) {
+    let collected = collect(&ctx.query_env.fragments, noun.name, sets);
+    for (_, fields) in collected.unwrap_or_default() {
+        let name = fields[0].name.node.as_str();
+        if let Some(link) = noun.link(name) {
+            let there = (link.noun)();
+            found.extend(all_of(there, viewer));
+            shown_below(ctx, there, select::sets(&fields), viewer, found);
+        } else if let Some(many) = noun.many(name) {
+            let there = (many.noun)();
+            found.extend(all_of(there, viewer));
+            for (_, value) in &fields[0].arguments {
+                let value = value.node.clone();
+                let value = value.into_const_with(|name| {
+                    let given = ctx.query_env.variables.get(&name);
+                    Ok::<_, Infallible>(given.cloned().unwrap_or_default())
+                });
+                let Ok(value) = value;
+                chosen_by(&value, there, viewer, found);
+            }
+            rows_of_list(ctx, there, select::sets(&fields), viewer, found);
+        }
+    }
+}
+
+/// The same of the selections of a list.
+fn rows_of_list<'a>(
+    ctx: &'a Context<'_>,
+    noun: &'static Noun,
+    sets: impl IntoIterator<Item = &'a SelectionSet>,
+    viewer: Viewer,
+    found: &mut Vec<Interest>,
+) {
+    let fragments = &ctx.query_env.fragments;
+    let connection = format!("{}Connection", noun.name);
+    for (_, fields) in collect(fragments, &connection, sets).unwrap_or_default() {
+        match fields[0].name.node.as_str() {
+            "nodes" => shown_below(ctx, noun, select::sets(&fields), viewer, found),
+            "edges" => {
+                let edge = format!("{}Edge", noun.name);
+                let edges = collect(fragments, &edge, select::sets(&fields));
+                for (_, fields) in edges.unwrap_or_default() {
+                    if fields[0].name.node.as_str() == "node" {
+                        shown_below(ctx, noun, select::sets(&fields), viewer, found);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Collects the rows an argument of a list chooses by.
+fn chosen_by(value: &Value, noun: &'static Noun, viewer: Viewer, found: &mut Vec<Interest>) {
+    for link in noun.links {
+        if mentions(value, link.name) {
+            found.extend(all_of((link.noun)(), viewer));
+        }
+    }
 }
 
 /// Whether an object in `value` has the field `name`.
@@ -106,14 +161,14 @@ fn mentions(value: &Value, name: &str) -> bool {
 }
 
 /// What a watched list depends on, for the viewer: its own rows and those it shows or is chosen by.
-fn list_interests(
-    ctx: &Context<'_>,
-    noun: &'static Noun,
-    viewer: Viewer,
-) -> impl Iterator<Item = Interest> {
-    all_of(noun, viewer)
-        .into_iter()
-        .chain(linked(ctx, noun, viewer))
+fn list_interests(ctx: &Context<'_>, noun: &'static Noun, viewer: Viewer) -> Vec<Interest> {
+    let mut found: Vec<Interest> = all_of(noun, viewer).into_iter().collect();
+    for (_, value) in arguments_of(ctx).unwrap_or_default() {
+        chosen_by(&value, noun, viewer, &mut found);
+    }
+    let selection = [&ctx.item.node.selection_set.node];
+    rows_of_list(ctx, noun, selection, viewer, &mut found);
+    found
 }
 
 /// What a watched row depends on.
@@ -123,7 +178,8 @@ fn node_interests(ctx: &Context<'_>, viewer: Viewer) -> ServerResult<Vec<Interes
     for noun in LISTS.iter().map(|entry| (entry.noun)()) {
         if let Some(uuid) = super::lists::parse_id(noun, &id) {
             found.push(Interest::Row(table_of(noun), uuid));
-            found.extend(linked(ctx, noun, viewer));
+            let selection = [&ctx.item.node.selection_set.node];
+            shown_below(ctx, noun, selection, viewer, &mut found);
         }
     }
     Ok(found)
@@ -145,7 +201,7 @@ impl SubscriptionType for LiveLists {
         registry.create_subscription_type::<Self, _>(|registry| {
             let mut fields = Vec::new();
             for entry in &LISTS {
-                let arguments = entry.arguments(registry);
+                let arguments = (entry.arguments)(registry);
                 let connection = entry.connection(registry);
                 let doc = format!(
                     "The same list as the query's `{}`: as it is now, and again after every change of it.",
@@ -262,10 +318,11 @@ impl Watch<'_, '_> {
             let viewer =
                 viewer(self.ctx).map_err(|error| error.into_server_error(self.ctx.item.pos))?;
             // One change is one reason to look.
-            let interests: HashSet<Interest> = match self.look {
-                Look::List(entry) => list_interests(self.ctx, (entry.noun)(), viewer).collect(),
-                Look::Node => node_interests(self.ctx, viewer)?.into_iter().collect(),
+            let interests = match self.look {
+                Look::List(entry) => list_interests(self.ctx, (entry.noun)(), viewer),
+                Look::Node => node_interests(self.ctx, viewer)?,
             };
+            let interests: HashSet<Interest> = interests.into_iter().collect();
             let bus: &Arc<dyn EventBus> = self.ctx.data_unchecked();
             let listeners = interests
                 .into_iter()

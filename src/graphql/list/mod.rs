@@ -3,10 +3,12 @@
 //! An entity is declared once ([`noun`]), beside its noun's file; from that come its object type ([`row`]), its filter and its
 //! orders ([`filter`], [`order`]), its connection ([`connection`]), its aggregates ([`aggregate`]), and its fields at the top
 //! ([`lists`]). A selection of declared fields is compiled ([`select`]) into one statement ([`statement`], [`read`]) whose
-//! rows (`found`) are written out as text (`page`); any other goes through resolvers to the same answer.
+//! rows (`found`) are written out as text (`page`), and one more for each level of lists below rows (`below`); any other goes
+//! through resolvers to the same answer.
 
 mod added;
 pub mod aggregate;
+mod below;
 pub mod cell;
 mod condition;
 pub mod connection;

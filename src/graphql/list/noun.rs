@@ -5,7 +5,11 @@
 
 use std::borrow::Cow;
 
-use async_graphql::{InputType, OutputType, Value, registry::Registry, resolver_utils::EnumType};
+use async_graphql::{
+    InputType, OutputType, Value,
+    registry::{MetaInputValue, Registry},
+    resolver_utils::EnumType,
+};
 
 use super::{
     cell::{Cell, Storage},
@@ -29,6 +33,7 @@ pub struct Noun {
     pub listed: Option<&'static str>,
     pub fields: &'static [Field],
     pub links: &'static [Link],
+    pub many: &'static [Many],
 }
 
 /// Who sees a field. For everybody else it is null, and no list can be filtered or ordered by it.
@@ -273,6 +278,31 @@ impl Link {
     }
 }
 
+/// Rows of another entity that point at a row: a list of their own below each.
+pub struct Many {
+    pub name: &'static str,
+    pub doc: &'static str,
+    /// The others' column with the row's id.
+    pub column: &'static str,
+    pub noun: fn() -> &'static Noun,
+    pub register: fn(&mut Registry) -> String,
+    pub arguments: fn(&mut Registry) -> [MetaInputValue; 6],
+    pub resolve: super::lists::ResolveMany,
+}
+
+/// The `E`s whose `column` has the row's id, as far as the viewer reaches them.
+pub const fn many<E: Shown>(name: &'static str, column: &'static str, doc: &'static str) -> Many {
+    Many {
+        name,
+        doc,
+        column,
+        noun: E::noun,
+        register: <super::connection::Connection<E> as OutputType>::create_type_info,
+        arguments: super::lists::list_arguments::<E>,
+        resolve: super::lists::resolve_many::<E>,
+    }
+}
+
 impl Noun {
     pub fn field(&'static self, name: &str) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.name == name)
@@ -280,6 +310,10 @@ impl Noun {
 
     pub fn link(&'static self, name: &str) -> Option<&'static Link> {
         self.links.iter().find(|link| link.name == name)
+    }
+
+    pub fn many(&'static self, name: &str) -> Option<&'static Many> {
+        self.many.iter().find(|many| many.name == name)
     }
 
     /// The columns of a record: those of the fields, then those of the links.

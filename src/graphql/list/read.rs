@@ -1,5 +1,7 @@
 //! Reading a part of a list: what was asked for, checked, and the one statement it is read by.
 
+use std::collections::HashMap;
+
 use async_graphql::Value;
 use sea_orm::Statement;
 use uuid::Uuid;
@@ -87,6 +89,8 @@ pub struct Part {
     before: Option<Vec<Cell<'static>>>,
     is_backward: bool,
     count: u16,
+    /// The row it is below: its id, and the column that has it.
+    within: Option<(&'static str, Uuid)>,
 }
 
 /// What was read.
@@ -125,6 +129,11 @@ pub fn check_access(noun: &Noun, viewer: Viewer) -> Result<(), AppError> {
 impl Part {
     pub fn new(noun: &'static Noun, asked: Asked, viewer: Viewer) -> Result<Self, AppError> {
         check_access(noun, viewer)?;
+        Self::in_reach(noun, asked, viewer)
+    }
+
+    /// The same for whoever reaches none of its rows, and is shown none.
+    pub fn in_reach(noun: &'static Noun, asked: Asked, viewer: Viewer) -> Result<Self, AppError> {
         let is_backward = asked.last.is_some();
         if is_backward && asked.first.is_some() {
             return Err(AppError::Invalid {
@@ -151,7 +160,15 @@ impl Part {
             order,
             is_backward,
             count,
+            within: None,
         })
+    }
+
+    /// Those of its rows that have the id of a row in `column`.
+    #[must_use]
+    pub const fn within(mut self, column: &'static str, id: Uuid) -> Self {
+        self.within = Some((column, id));
+        self
     }
 
     /// Where the values of the order's keys are, and those whose columns are read behind the ones asked for.
@@ -171,40 +188,222 @@ impl Part {
     /// The one statement that finds the columns of the part's rows; `with_total` it counts the whole list as well, in the
     /// last column of every row, and has a row without anything else when there is no other.
     pub fn statement(&self, store: &Store, columns: &Columns, with_total: bool) -> Statement {
-        let order = if self.is_backward {
-            self.order.reversed()
-        } else {
-            self.order.clone()
-        };
         let mut sql = Sql::new(store, self.viewer);
         if with_total {
             sql.text.push_str("SELECT p.*, c.total FROM (");
             self.write_total(&mut sql);
             sql.text.push_str(") AS c LEFT JOIN (");
         }
-        write_columns(&mut sql, columns);
+        self.write_page(&mut sql, columns, None);
+        if with_total {
+            sql.text.push_str(") AS p ON TRUE");
+        }
+        sql.finish_packed()
+    }
+
+    /// Writes what finds the part's rows; on PostgreSQL below the row `p` that has the id `above.1` in the column
+    /// `above.0`.
+    fn write_page(&self, sql: &mut Sql, columns: &Columns, above: Option<&str>) {
+        self.write_columns(sql, columns);
+        write_from(sql, self.noun, columns);
+        self.write_where(sql);
+        if let Some(column) = above {
+            sql.push(&[" AND t.", column, " = p.id"]);
+        }
+        self.write_bounds(sql);
+        self.forward().write(sql, "t");
+        sql.push(&[" LIMIT ", &self.limit()]);
+    }
+
+    /// The order in which its rows are found.
+    fn forward(&self) -> Order {
+        if self.is_backward {
+            self.order.reversed()
+        } else {
+            self.order.clone()
+        }
+    }
+
+    /// One more than asked for tells whether there is more.
+    fn limit(&self) -> String {
+        (u32::from(self.count) + 1).to_string()
+    }
+
+    /// Writes the columns asked for, and those of the order's keys that are not among them.
+    fn write_columns(&self, sql: &mut Sql, columns: &Columns) {
+        write_columns(sql, columns);
         let mut is_first = columns.columns.is_empty();
         for key in self.keys(columns).1 {
             sql.push(&[if is_first { "t." } else { ", t." }, key.column]);
             is_first = false;
         }
-        write_from(&mut sql, self.noun, columns);
-        self.write_where(&mut sql);
+    }
+
+    /// Writes the conditions of what is after and before the cursors.
+    fn write_bounds(&self, sql: &mut Sql) {
         if let Some(after) = &self.after {
             sql.text.push_str(" AND ");
-            self.order.write_after(&mut sql, "t", after);
+            self.order.write_after(sql, "t", after);
         }
         if let Some(before) = &self.before {
             sql.text.push_str(" AND ");
-            self.order.reversed().write_after(&mut sql, "t", before);
+            self.order.reversed().write_after(sql, "t", before);
         }
-        order.write(&mut sql, "t");
-        // One more than asked for tells whether there is more.
-        sql.push(&[" LIMIT ", &(u32::from(self.count) + 1).to_string()]);
+    }
+
+    /// The one statement that finds the part's rows below each of the rows `ids`, which stand in their `column`.
+    ///
+    /// The last column is the row above; `with_total` the one before it is the number of rows of its whole list, and one
+    /// without anything else comes where there is no other.
+    pub fn statement_below(
+        &self,
+        store: &Store,
+        (columns, column, ids): (&Columns, &str, &[Uuid]),
+        with_total: bool,
+    ) -> Statement {
+        let mut sql = Sql::new(store, self.viewer);
+        let total = if with_total { ", c.total" } else { "" };
+        if sql.is_postgres() {
+            sql.push(&["SELECT q.*", total, ", p.id FROM "]);
+            sql.rows_of(ids);
+            if with_total {
+                sql.text.push_str(" CROSS JOIN LATERAL (");
+                self.write_total(&mut sql);
+                sql.push(&[" AND t.", column, " = p.id) AS c LEFT JOIN LATERAL ("]);
+            } else {
+                sql.text.push_str(" CROSS JOIN LATERAL (");
+            }
+            self.write_page(&mut sql, columns, Some(column));
+            sql.text.push_str(if with_total {
+                ") AS q ON TRUE"
+            } else {
+                ") AS q"
+            });
+            return sql.finish_packed();
+        }
+        let above: Vec<Cell> = ids.iter().map(|id| Cell::Uuid(*id)).collect();
+        let above_is_among = |sql: &mut Sql| {
+            sql.text.push_str(" AND ");
+            sql.among(&format!("t.{column}"), false, &above, Storage::Uuid);
+        };
+        let from = if with_total { "c" } else { "q" };
+        sql.push(&["SELECT q.*", total, ", ", from, ".above FROM ("]);
         if with_total {
-            sql.text.push_str(") AS p ON TRUE");
+            sql.push(&["SELECT t.", column, " AS above, count(*) AS total FROM "]);
+            sql.push(&[self.noun.table, " AS t"]);
+            self.write_where(&mut sql);
+            above_is_among(&mut sql);
+            sql.push(&[" GROUP BY t.", column, ") AS c LEFT JOIN ("]);
         }
-        sql.finish_packed()
+        self.write_columns(&mut sql, columns);
+        sql.push(&[
+            ", t.",
+            column,
+            " AS above, row_number() OVER (PARTITION BY t.",
+            column,
+        ]);
+        self.forward().write(&mut sql, "t");
+        sql.text.push_str(") AS place");
+        write_from(&mut sql, self.noun, columns);
+        self.write_where(&mut sql);
+        above_is_among(&mut sql);
+        self.write_bounds(&mut sql);
+        sql.text.push_str(if with_total {
+            ") AS q ON q.above = c.above AND q.place <= "
+        } else {
+            ") AS q WHERE q.place <= "
+        });
+        sql.push(&[&self.limit(), " ORDER BY ", from, ".above, q.place"]);
+        sql.finish()
+    }
+
+    /// Finds the part's rows below rows, for [`Self::rows_below`] with the same arguments.
+    pub async fn fetch_below(
+        &self,
+        store: &Store,
+        what: (&Columns, &str, &[Uuid]),
+        with_total: bool,
+    ) -> Result<Found, AppError> {
+        if what.2.is_empty() {
+            return Ok(Found::of(Vec::new()));
+        }
+        let statement = self.statement_below(store, what, with_total);
+        Ok(Found::of(store.read(statement).await?))
+    }
+
+    /// Reads the part's rows below each row out of what was found.
+    pub fn rows_below<'a>(
+        &self,
+        found: &'a Found,
+        columns: &Columns,
+        with_total: bool,
+    ) -> Result<HashMap<Uuid, Rows<'a>>, AppError> {
+        let (keys, more) = self.keys(columns);
+        let mut seen = seen(columns, self.viewer);
+        seen.extend(more.iter().map(|key| Some(key.storage)));
+        if !found.is_packed() {
+            // The row above and the place below it, as SQLite needs them.
+            seen.extend([None, None]);
+        }
+        seen.extend(with_total.then_some(Some(Storage::Big)));
+        seen.push(Some(Storage::Uuid));
+        let width = seen.len();
+        let mut groups: HashMap<Uuid, (Vec<Cell<'a>>, Option<i64>)> = HashMap::new();
+        let mut cells = found.cells(&seen)?.into_iter();
+        while !cells.as_slice().is_empty() {
+            let row: Vec<Cell<'a>> = cells.by_ref().take(width).collect();
+            let Some(Cell::Uuid(above)) = row.last() else {
+                continue;
+            };
+            let (below, total) = groups.entry(*above).or_default();
+            if let (true, Cell::Int(number)) = (with_total, &row[width - 2]) {
+                *total = Some(*number);
+            }
+            // The last of the keys is the id, which no row is without.
+            if keys.last().is_some_and(|id| row[*id] != Cell::Null) {
+                below.extend(row);
+            }
+        }
+        let rows = groups.into_iter().map(|(above, (cells, total))| {
+            let rows = self.page(cells, width, total, keys.clone());
+            (above, rows)
+        });
+        Ok(rows.collect())
+    }
+
+    /// The rows of a list that has none.
+    pub fn no_rows(&self) -> Rows<'static> {
+        self.page(Vec::new(), 1, Some(0), Vec::new())
+    }
+
+    /// Counts the whole list below each of the rows `ids`, which stand in their `column`; none of a list without rows.
+    pub async fn totals_below(
+        &self,
+        store: &Store,
+        column: &str,
+        ids: &[Uuid],
+    ) -> Result<HashMap<Uuid, i64>, AppError> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let mut sql = Sql::new(store, self.viewer);
+        sql.push(&[
+            "SELECT t.",
+            column,
+            ", count(*) FROM ",
+            self.noun.table,
+            " AS t",
+        ]);
+        self.write_where(&mut sql);
+        sql.text.push_str(" AND ");
+        let above: Vec<Cell> = ids.iter().map(|id| Cell::Uuid(*id)).collect();
+        sql.among(&format!("t.{column}"), false, &above, Storage::Uuid);
+        sql.push(&[" GROUP BY t.", column]);
+        let rows = store.read(sql.finish()).await?;
+        let each = rows
+            .iter()
+            .map(|row| Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?)));
+        each.collect()
     }
 
     /// Finds the columns of the part's rows, for [`Self::rows`] with the same arguments.
@@ -242,6 +441,17 @@ impl Part {
                 cells.clear();
             }
         }
+        Ok(self.page(cells, width, total, keys))
+    }
+
+    /// The rows in their order, without the one that only tells whether there is more.
+    fn page<'a>(
+        &self,
+        mut cells: Vec<Cell<'a>>,
+        width: usize,
+        total: Option<i64>,
+        keys: Vec<usize>,
+    ) -> Rows<'a> {
         let most = usize::from(self.count) * width;
         let has_more = cells.len() > most;
         cells.truncate(most);
@@ -254,7 +464,7 @@ impl Part {
         } else {
             (self.after.is_some(), has_more)
         };
-        Ok(Rows {
+        Rows {
             cells,
             width,
             total,
@@ -262,7 +472,7 @@ impl Part {
             has_next,
             order: self.order.clone(),
             keys,
-        })
+        }
     }
 
     /// Counts the whole list.
@@ -284,6 +494,10 @@ impl Part {
 
     fn write_where(&self, sql: &mut Sql) {
         write_where(sql, self.noun, self.filter.as_ref());
+        if let Some((column, id)) = self.within {
+            sql.text.push_str(" AND ");
+            sql.compare(&format!("t.{column}"), "=", &Cell::Uuid(id));
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! time. Whatever is refused here goes the executor's way, which says why.
 
 use async_graphql::{
-    Name, Variables,
+    Variables,
     parser::types::{
         ExecutableDocument, Field, OperationType, Selection, SelectionSet, VariableDefinition,
     },
@@ -13,11 +13,12 @@ use async_graphql::{
 use futures_util::future::try_join_all;
 
 use super::{
+    below::{Given, plan},
     connection::Compiled,
     lists::entry_of_list,
     noun::Noun,
     page::Page,
-    read::{Asked, MOST},
+    read::MOST,
     select::{collect, key_text, sets},
 };
 use crate::{domain::policy::Viewer, store::Store};
@@ -64,9 +65,7 @@ impl Ready {
                 field: (*first).clone(),
             });
         }
-        let cells = roots
-            .iter()
-            .map(|root| root.compiled.columns.columns.len() + 4);
+        let cells = roots.iter().map(|root| root.compiled.columns.cells());
         if cells.sum::<usize>() * usize::from(MOST) > cost {
             return None;
         }
@@ -84,27 +83,12 @@ impl Ready {
         viewer: Viewer,
         variables: &Variables,
     ) -> Option<String> {
-        let value_of = |name: Name| {
-            let given = variables.get(&name).cloned();
-            given.or_else(|| {
-                let definition = self
-                    .variables
-                    .iter()
-                    .find(|definition| definition.name.node == name)?;
-                let default = definition.default_value.as_ref()?;
-                Some(default.node.clone())
-            })
-        };
+        let given = Given::new(variables, &self.variables);
         let each = self.roots.iter().map(|root| {
-            let mut asked = Asked::default();
-            for (name, value) in &root.field.arguments {
-                let value = value
-                    .node
-                    .clone()
-                    .into_const_with(|name| Ok::<_, ()>(value_of(name).unwrap_or_default()));
-                asked.read(root.noun, &name.node, value.ok()?).ok()?;
-            }
-            Some(Page::read(store, root.noun, &root.compiled, asked, viewer))
+            let asked = given.arguments_of(&root.field, root.noun).ok()?;
+            let plans = plan(&root.compiled.columns, viewer, &given).ok()?;
+            let (noun, compiled) = (root.noun, &root.compiled);
+            Some(Page::read(store, noun, compiled, (asked, plans), viewer))
         });
         let pages = try_join_all(each.collect::<Option<Vec<_>>>()?).await.ok()?;
         let size: usize = pages.iter().map(|page| page.size() + 32).sum();

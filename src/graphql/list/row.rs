@@ -207,6 +207,12 @@ impl<E: Shown> OutputType for Row<E> {
                 let ty = (link.register)(registry);
                 fields.push(output_field(link.name, ty, link.doc, []));
             }
+            for many in noun.many {
+                let (ty, arguments) = ((many.register)(registry), (many.arguments)(registry));
+                let mut field = output_field(many.name, ty, many.doc, arguments);
+                field.compute_complexity = Some(super::lists::list_cost);
+                fields.push(field);
+            }
             fields.extend(E::rest(registry).into_values());
             object(noun.name.to_owned(), noun.doc, fields)
         })
@@ -240,6 +246,9 @@ impl<E: Shown> ContainerType for Row<E> {
             let below = below.map_or("", |field| MetaTypeName::concrete_typename(&field.ty));
             let ctx = ctx.with_selection_set(&ctx.item.node.selection_set);
             return Ok(Some(pick(&ctx, below, [&ctx.item.node], &value)));
+        }
+        if let Some(many) = noun.many(name) {
+            return (many.resolve)(ctx, many.column, self.0.id()).await;
         }
         match (noun.link(name), noun.place(name)) {
             (Some(link), Some(at)) => match &cells[at] {

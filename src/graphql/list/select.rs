@@ -2,16 +2,19 @@
 //!
 //! Only what is declared can be compiled. A selection with anything else goes the way of resolvers.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use async_graphql::{
-    Name, Positioned,
+    Name, Positioned, Value,
     parser::types::{Field as Selected, FragmentDefinition, Selection, SelectionSet},
 };
 
 use super::{
+    below::Written,
     cell::{self, Cell, Storage},
-    noun::{Audience, Field, Kind, Link, Noun},
+    connection::Compiled,
+    noun::{Audience, Field, Kind, Link, Many, Noun},
+    read::{DEFAULT, MOST},
 };
 
 pub type Fragments = HashMap<Name, Positioned<FragmentDefinition>>;
@@ -94,6 +97,41 @@ pub struct Columns {
     pub columns: Vec<(usize, &'static str, Storage)>,
     /// Fields that only administrators see, by the places of their columns.
     pub guarded: Vec<usize>,
+    /// The lists below the rows.
+    pub nested: Vec<Arc<Nested>>,
+}
+
+/// A list below each row.
+pub struct Nested {
+    pub many: &'static Many,
+    /// The place of the id of the row it is below.
+    pub at: usize,
+    pub compiled: Compiled,
+    /// As the document has it, its arguments with their variables.
+    pub field: Selected,
+}
+
+impl Nested {
+    /// Most rows below one.
+    fn most(&self) -> usize {
+        let counts = ["first", "last"];
+        let arguments = self.field.arguments.iter();
+        let mut asked = arguments.filter(|(name, _)| counts.contains(&name.node.as_str()));
+        let most = match asked
+            .next()
+            .map(|(_, value)| value.node.clone().into_const())
+        {
+            None => DEFAULT,
+            Some(Some(Value::Number(number))) => {
+                let number = number
+                    .as_u64()
+                    .and_then(|number| u16::try_from(number).ok());
+                number.unwrap_or(MOST).min(MOST)
+            }
+            Some(_) => MOST,
+        };
+        usize::from(most)
+    }
 }
 
 impl Columns {
@@ -101,6 +139,13 @@ impl Columns {
     pub fn read(&mut self, row: usize, column: &'static str, storage: Storage) -> usize {
         self.columns.push((row, column, storage));
         self.columns.len() - 1
+    }
+
+    /// About how many cells a row has, with those of the rows below it.
+    pub fn cells(&self) -> usize {
+        let below = self.nested.iter();
+        let below = below.map(|nested| nested.most() * nested.compiled.columns.cells());
+        self.columns.len() + 4 + below.sum::<usize>()
     }
 
     /// The place of a column everybody may see, if it is read already.
@@ -154,6 +199,8 @@ enum What {
     Picked(&'static Field, usize, Vec<Pick>),
     /// The row a link points at, and the place of a column that is null only when there is none.
     Link(Shape, usize),
+    /// The list below the row: its place among all of them, and that of the row's id.
+    Many(usize, usize),
 }
 
 /// A selected part of a value.
@@ -186,6 +233,17 @@ impl Shape {
                 } else {
                     What::Picked(field, at, picks)
                 }
+            } else if let Some(many) = noun.many(name) {
+                let compiled = Compiled::compile(fragments, (many.noun)(), sets(&fields))?;
+                let at = columns.place(row, "id");
+                let at = at.unwrap_or_else(|| columns.read(row, "id", Storage::Uuid));
+                columns.nested.push(Arc::new(Nested {
+                    many,
+                    at,
+                    compiled,
+                    field: (*first).clone(),
+                }));
+                What::Many(columns.nested.len() - 1, at)
             } else {
                 let link = noun.link(name)?;
                 let there = columns.join(row, link);
@@ -206,12 +264,12 @@ impl Shape {
                 let is_kept = matches!(field.kind, Kind::Id(_) | Kind::Text | Kind::Word(_));
                 (is_kept && !field.is_nullable).then_some(*at)
             }
-            What::Typename(_) | What::Picked(..) | What::Link(..) => None,
+            What::Typename(_) | What::Picked(..) | What::Link(..) | What::Many(..) => None,
         })
     }
 
-    /// Writes the object of a row.
-    pub fn write(&self, out: &mut String, cells: &[Cell]) {
+    /// Writes the object of a row, with the lists below it.
+    pub fn write(&self, out: &mut String, cells: &[Cell], below: &[Written<'_>]) {
         out.push('{');
         for (index, (key, what)) in self.0.iter().enumerate() {
             if index > 0 {
@@ -225,7 +283,11 @@ impl Shape {
                     write_picked(out, &cell::value(field, &cells[*at..]), picks);
                 }
                 What::Link(_, at) if cells[*at] == Cell::Null => out.push_str("null"),
-                What::Link(shape, _) => shape.write(out, cells),
+                What::Link(shape, _) => shape.write(out, cells, below),
+                What::Many(list, at) => match (below.get(*list), &cells[*at]) {
+                    (Some(list), Cell::Uuid(id)) => list.write(out, *id),
+                    _ => out.push_str("null"),
+                },
             }
         }
         out.push('}');
