@@ -27,6 +27,7 @@ mod schedule;
 mod settings;
 mod task;
 mod task_log;
+mod task_parts;
 mod told;
 
 use std::{sync::Arc, time::Duration};
@@ -137,7 +138,8 @@ impl Api {
             store: store.clone(),
         };
         let links = DataLoader::new(links, tokio::spawn);
-        let mut schema = builder().data(services).data(bus).data(links);
+        let parts = task_parts::loader(store.clone());
+        let mut schema = builder().data(services).data(bus).data(links).data(parts);
         if !offer.introspection {
             // A suggestion gives a part of the schema away.
             schema = schema.disable_introspection().disable_suggestions();

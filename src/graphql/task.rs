@@ -1,7 +1,7 @@
 //! Tasks.
 
 use async_graphql::{
-    ContainerType as _, Context, Enum, ID, InputObject, Json as JsonScalar, Object, Result,
+    ContainerType as _, Context, Enum, Error, ID, InputObject, Json as JsonScalar, Object, Result,
     ServerResult, SimpleObject, Subscription, Value, registry::Registry,
 };
 use chrono::{DateTime, Utc};
@@ -10,6 +10,7 @@ use futures_util::{Stream, StreamExt as _, future::BoxFuture};
 use super::{
     account::owner,
     container::coded,
+    error::Coded,
     id,
     list::{
         cell::{
@@ -22,6 +23,7 @@ use super::{
     },
     services,
     task_log::{self, TaskLogLine},
+    task_parts::{PartLoader, StepsOf},
     viewer,
 };
 use crate::{
@@ -327,7 +329,11 @@ impl TaskParts {
     }
     /// The steps it has finished and does not repeat, in order.
     async fn steps(&self, ctx: &Context<'_>) -> Result<Vec<TaskStep>> {
-        let steps = tasks::steps(&services(ctx).store, self.0).await?;
+        let loader: &PartLoader = ctx.data_unchecked();
+        let steps = loader.load_one(StepsOf(self.0)).await;
+        let steps = steps
+            .map_err(|error| Error::from(Coded(&error)))?
+            .unwrap_or_default();
         let step = |step: tasks::Step| TaskStep {
             name: step.name,
             output: JsonScalar(step.output),

@@ -1,10 +1,14 @@
 //! What tasks say while they run.
 
-use async_graphql::{Context, Enum, Result, SimpleObject};
+use async_graphql::{Context, Enum, Error, Result, SimpleObject};
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt as _, stream::BoxStream};
 
-use super::services;
+use super::{
+    error::Coded,
+    services,
+    task_parts::{LinesOf, PartLoader},
+};
 use crate::{
     domain::{Id, id::Task},
     error::AppError,
@@ -57,12 +61,11 @@ pub async fn lines(
         reason: format!("1 to {MOST} lines are expected"),
     })?;
     let after = after.map(place).transpose()?;
-    let lines = task_logs::page(&services(ctx).store, task, after, limit).await;
-    Ok(lines
-        .map_err(AppError::from)?
-        .into_iter()
-        .map(line)
-        .collect())
+    let loader: &PartLoader = ctx.data_unchecked();
+    let first = limit;
+    let lines = loader.load_one(LinesOf { task, after, first }).await;
+    let lines = lines.map_err(|error| Error::from(Coded(&error)))?;
+    Ok(lines.unwrap_or_default().into_iter().map(line).collect())
 }
 
 /// Every line of a task after a cursor, as they come. `rows` tells of changes of the task, and of its end.

@@ -1,8 +1,10 @@
 //! What a task's runs have said, line by line.
 
+use std::{collections::HashMap, fmt::Write as _};
+
 use sea_orm::{
     ActiveValue::Set,
-    ConnectionTrait, QueryOrder as _, QuerySelect as _,
+    ConnectionTrait, QueryOrder as _, QuerySelect as _, QueryTrait as _, Statement,
     entity::prelude::*,
     sea_query::{all, any},
 };
@@ -68,7 +70,7 @@ pub(super) async fn append(tx: &mut Tx<'_>, lines: Vec<NewLine<'_>>) -> Result<(
 }
 
 /// A line's place among those of its task: later attempts come after earlier ones, whatever their workers' clocks say.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Place {
     pub attempt: i32,
     pub id: Uuid,
@@ -93,20 +95,66 @@ pub async fn page(
     page_in(store.db(), task, after, limit).await
 }
 
+/// The same of several tasks, by one statement; none of one that has not said anything.
+pub async fn pages(
+    store: &Store,
+    tasks: &[Id<Task>],
+    after: Option<Place>,
+    limit: u64,
+) -> Result<HashMap<Uuid, Vec<Model>>, StoreError> {
+    if tasks.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let backend = store.db().get_database_backend();
+    let (mut text, mut values) = (String::new(), Vec::new());
+    for task in tasks {
+        let page = first_lines(*task, after, limit).build(backend);
+        // Each has an end of its own, and goes by the index to it.
+        let own = page.values.map(|values| values.0).unwrap_or_default();
+        let sql = renumbered(&page.sql, values.len());
+        values.extend(own);
+        let and = if text.is_empty() { "" } else { " UNION ALL " };
+        let _ = write!(text, "{and}SELECT * FROM ({sql}) AS x{}", values.len());
+    }
+    let statement = Statement::from_sql_and_values(backend, text, values);
+    let lines = Entity::find().from_raw_sql(statement).all(store.db());
+    let mut all: HashMap<Uuid, Vec<Model>> = HashMap::new();
+    for line in lines.await? {
+        all.entry(line.task_id).or_default().push(line);
+    }
+    Ok(all)
+}
+
+/// The text of a statement whose parameters come behind `before` others. Only PostgreSQL's have numbers.
+fn renumbered(sql: &str, before: usize) -> String {
+    let mut parts = sql.split('$');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, rest) = part.split_at(end);
+        let number: usize = number.parse().unwrap_or_default();
+        let _ = write!(text, "${}{rest}", number + before);
+    }
+    text
+}
+
 pub(super) async fn page_in(
     db: &impl ConnectionTrait,
     task: Id<Task>,
     after: Option<Place>,
     limit: u64,
 ) -> Result<Vec<Model>, StoreError> {
+    Ok(first_lines(task, after, limit).all(db).await?)
+}
+
+fn first_lines(task: Id<Task>, after: Option<Place>, limit: u64) -> Select<Entity> {
     let mut lines = Entity::find().filter(Column::TaskId.eq(task.uuid()));
     if let Some(Place { attempt, id }) = after {
         let same = all![Column::Attempt.eq(attempt), Column::Id.gt(id)];
         lines = lines.filter(any![Column::Attempt.gt(attempt), same]);
     }
-    let lines = lines
+    lines
         .order_by_asc(Column::Attempt)
         .order_by_asc(Column::Id)
-        .limit(limit);
-    Ok(lines.all(db).await?)
+        .limit(limit)
 }

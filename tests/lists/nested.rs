@@ -171,6 +171,63 @@ async fn each_level_is_one_statement_more_in_every_way() {
     node.stop().await;
 }
 
+const PARTS: &str = "{ tasks(first: 100) { nodes { id steps { name output } logs(first: 2) { cursor message } \
+    more: logs(first: 3) { message } } } }";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_steps_and_the_lines_of_many_tasks_are_read_together() {
+    let world = World::start().await;
+    let ada = world.person("ada").await;
+    let created = ada.create("hello").await;
+    ada.task_in(&created.task, "SUCCEEDED").await;
+    for _ in 0..12 {
+        let task = ada.demo(4, 1).await;
+        ada.task_in(&task, "SUCCEEDED").await;
+    }
+    let (mut counts, mut rows) = (Vec::new(), Vec::new());
+    for _ in 0..30 {
+        let before = statements(&world).await;
+        let reply = ada.ask(PARTS).await;
+        counts.push(statements(&world).await - before);
+        rows = reply.ok("/tasks/nodes").as_array().unwrap().clone();
+    }
+    // The list, the steps, and the lines with either length; who asks is looked up, too. Not three of each task.
+    let fewest = *counts.iter().min().unwrap();
+    assert!((4..=10).contains(&fewest), "{fewest} statements");
+    let mut lines = 0;
+    for row in &rows {
+        let alone = format!(
+            "{{ task(id: {}) {{ steps {{ name output }} logs {{ cursor message }} }} }}",
+            row["id"]
+        );
+        let alone = ada.ask(&alone).await.ok("/task");
+        assert_eq!(row["steps"], alone["steps"]);
+        let all = alone["logs"].as_array().unwrap();
+        lines += all.len();
+        assert_eq!(row["logs"], json!(all[..all.len().min(2)]));
+        assert_eq!(row["more"].as_array().unwrap().len(), all.len().min(3));
+        if let Some(first) = all.first() {
+            let rest = format!(
+                "{{ tasks {{ nodes {{ id logs(after: {}) {{ cursor message }} }} }} }}",
+                first["cursor"]
+            );
+            let rest = ada.ask(&rest).await.ok("/tasks/nodes");
+            let rest = rest
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|other| other["id"] == row["id"]);
+            assert_eq!(rest.unwrap()["logs"], json!(all[1..]));
+        }
+    }
+    assert!(
+        rows.len() == 13 && lines > 13,
+        "{lines} lines of {} tasks",
+        rows.len()
+    );
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_asked_below_a_row_is_refused_at_its_place() {
     let world = World::start().await;

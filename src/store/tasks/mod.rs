@@ -31,7 +31,7 @@ pub use hold::{Renewed, Report, arm, fence, renew, report};
 pub use idle::{drop_stranded, reprioritise, request_cancel, revive, take_expired, wake, wake_due};
 pub use lists::{LeaseHeld, held_by_worker};
 pub use settle::{Outcome, settle};
-pub use steps::{Step, mark_compensated, record_step, steps};
+pub use steps::{Step, mark_compensated, record_step, steps, steps_of};
 
 use super::{Store, Tx, scoped::Scoped};
 use crate::{

@@ -1,8 +1,8 @@
 //! Recorded steps: what a run has done and need not do again, and what undoing it has undone.
 
-use sea_orm::{
-    ActiveValue::Set, FromQueryResult, QueryOrder as _, QuerySelect as _, entity::prelude::*,
-};
+use std::collections::HashMap;
+
+use sea_orm::{ActiveValue::Set, QueryOrder as _, QuerySelect as _, entity::prelude::*};
 
 use super::{Lease, Store, hold::fence};
 use crate::{
@@ -32,7 +32,7 @@ mod row {
 use row::{ActiveModel, Column, Entity};
 
 /// A step that has been finished.
-#[derive(Clone, Debug, PartialEq, FromQueryResult)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     pub name: String,
     pub output: Json,
@@ -41,14 +41,37 @@ pub struct Step {
 
 /// The finished steps of a task, in the order they were finished.
 pub async fn steps(store: &Store, task: Id<Task>) -> Result<Vec<Step>, StoreError> {
-    Ok(Entity::find()
+    let mut all = steps_of(store, [task]).await?;
+    Ok(all.remove(&task.uuid()).unwrap_or_default())
+}
+
+/// The same of several tasks; none of one without any.
+pub async fn steps_of(
+    store: &Store,
+    tasks: impl IntoIterator<Item = Id<Task>>,
+) -> Result<HashMap<Uuid, Vec<Step>>, StoreError> {
+    let rows: Vec<(Uuid, String, Json, Option<DateTimeUtc>)> = Entity::find()
         .select_only()
-        .columns([Column::Name, Column::Output, Column::CompensatedAt])
-        .filter(Column::TaskId.eq(task.uuid()))
+        .columns([
+            Column::TaskId,
+            Column::Name,
+            Column::Output,
+            Column::CompensatedAt,
+        ])
+        .filter(Column::TaskId.is_in(tasks.into_iter().map(Id::uuid)))
         .order_by_asc(Column::Position)
-        .into_model()
+        .into_tuple()
         .all(store.db())
-        .await?)
+        .await?;
+    let mut all: HashMap<Uuid, Vec<Step>> = HashMap::new();
+    for (task, name, output, compensated_at) in rows {
+        all.entry(task).or_default().push(Step {
+            name,
+            output,
+            compensated_at,
+        });
+    }
+    Ok(all)
 }
 
 /// Records that the run of `lease` has finished a step.
