@@ -32,13 +32,13 @@ async fn both_ways(viewer: &Person, asked: Value, told: &str) -> Vec<Value> {
     let resolved = viewer.send(&by_resolvers(QUERY, "name"), asked).await;
     let page = compiled.ok("/page");
     let resolved = resolved.ok("/page");
-    let difference = difference(&page, &resolved, String::new());
+    let difference = difference(&page, &resolved, "");
     assert_eq!(difference, None, "{told}");
     page["nodes"].as_array().unwrap().clone()
 }
 
 /// Where two answers differ.
-fn difference(a: &Value, b: &Value, at: String) -> Option<String> {
+fn difference(a: &Value, b: &Value, at: &str) -> Option<String> {
     let parts = |value: &Value| match value {
         Value::Object(object) => object.clone(),
         Value::Array(items) => (0..)
@@ -52,7 +52,7 @@ fn difference(a: &Value, b: &Value, at: String) -> Option<String> {
         difference(
             left.get(key).unwrap_or(&Value::Null),
             right.get(key).unwrap_or(&Value::Null),
-            format!("{at}/{key}"),
+            &format!("{at}/{key}"),
         )
     });
     below.or_else(|| {

@@ -66,7 +66,7 @@ impl<'a> Given<'a> {
 pub struct Plan {
     nested: Arc<Nested>,
     part: Part,
-    below: Vec<Arc<Plan>>,
+    deeper: Vec<Arc<Plan>>,
 }
 
 /// Checks what is asked of the lists below rows.
@@ -81,7 +81,7 @@ pub fn plan(
         Ok(Arc::new(Plan {
             nested: Arc::clone(nested),
             part: Part::in_reach(noun, asked, viewer)?,
-            below: plan(&nested.compiled.columns, viewer, given)?,
+            deeper: plan(&nested.compiled.columns, viewer, given)?,
         }))
     };
     columns.nested.iter().map(plan).collect()
@@ -93,7 +93,7 @@ pub struct Below {
     found: Option<Found>,
     /// Rows of each whole list, where nothing else was asked for.
     totals: HashMap<Uuid, i64>,
-    below: Vec<Below>,
+    deeper: Vec<Below>,
 }
 
 /// Reads the lists below `rows`.
@@ -117,7 +117,7 @@ pub fn read<'a>(
 impl Below {
     async fn read(store: &Store, plan: Arc<Plan>, ids: Vec<Uuid>) -> Result<Self, AppError> {
         let (column, compiled) = (plan.nested.many.column, &plan.nested.compiled);
-        let (mut found, mut totals, mut below) = (None, HashMap::new(), Vec::new());
+        let (mut found, mut totals, mut deeper) = (None, HashMap::new(), Vec::new());
         if compiled.wants_rows() {
             let columns = &compiled.columns;
             let statement = (columns, column, &*ids);
@@ -125,13 +125,13 @@ impl Below {
                 .part
                 .fetch_below(store, statement, compiled.wants_total());
             let all = fetched.await?;
-            if !plan.below.is_empty() {
+            if !plan.deeper.is_empty() {
                 let each = plan
                     .part
                     .rows_below(&all, columns, compiled.wants_total())?;
                 let rows: Vec<&[Cell<'_>]> = each.values().flat_map(Rows::each).collect();
-                let reading = read(store, &plan.below, &rows);
-                below = reading.await?;
+                let reading = read(store, &plan.deeper, &rows);
+                deeper = reading.await?;
             }
             found = Some(all);
         } else if compiled.wants_total() {
@@ -141,14 +141,14 @@ impl Below {
             plan,
             found,
             totals,
-            below,
+            deeper,
         })
     }
 
     /// About how many bytes all of it has as text.
     pub fn size(&self) -> usize {
-        let below: usize = self.below.iter().map(Self::size).sum();
-        self.found.as_ref().map_or(64, |found| 64 + found.size()) + below
+        let deeper: usize = self.deeper.iter().map(Self::size).sum();
+        self.found.as_ref().map_or(64, |found| 64 + found.size()) + deeper
     }
 
     /// Its rows, below each of the rows above.
@@ -162,7 +162,7 @@ impl Below {
             rows: rows.transpose()?,
             none: self.plan.part.no_rows(),
             totals: &self.totals,
-            below: written(&self.below)?,
+            deeper: written(&self.deeper)?,
         })
     }
 }
@@ -179,7 +179,7 @@ pub struct Written<'a> {
     rows: Option<HashMap<Uuid, Rows<'a>>>,
     none: Rows<'a>,
     totals: &'a HashMap<Uuid, i64>,
-    below: Vec<Written<'a>>,
+    deeper: Vec<Written<'a>>,
 }
 
 impl Written<'_> {
@@ -191,6 +191,6 @@ impl Written<'_> {
             Some(rows) => rows.total.unwrap_or(0),
             None => self.totals.get(&above).copied().unwrap_or(0),
         };
-        self.compiled.write(out, rows, Some(total), &self.below);
+        self.compiled.write(out, rows, Some(total), &self.deeper);
     }
 }
