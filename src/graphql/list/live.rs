@@ -291,7 +291,8 @@ impl Watch<'_, '_> {
             }
             self.looker.begin();
             self.looked_at = Some(Instant::now());
-            match self.value().await {
+            // It takes much room, and is there only while somebody looks.
+            match Box::pin(self.value()).await {
                 Ok(value) if self.sent.as_ref() == Some(&value) => {}
                 Ok(value) => {
                     self.sent = Some(value.clone());
