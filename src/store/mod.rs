@@ -63,6 +63,7 @@ use crate::{
     telemetry::trace::{Kind, Span},
 };
 pub use outbox::Posted;
+pub use readers::PACKED;
 use readers::{Readers, Writers};
 use tasks::Hint;
 

@@ -14,7 +14,7 @@ use sea_orm::{
     Value, Values,
     sea_query::{PostgresQueryBuilder, QueryBuilder as _},
     sqlx::{
-        self, Either, Postgres,
+        self, Either, Postgres, Row as _,
         pool::PoolConnection,
         postgres::{PgPool, PgRow},
     },
@@ -233,6 +233,18 @@ fn connection_error(error: sqlx::Error) -> DbErr {
     }
 }
 
+/// How a statement begins that packs its rows into one value, and counts them.
+pub const PACKED: &str = "SELECT string_agg(record_send(q), ''), count(*) FROM (";
+
+/// How many rows were read, those in one value too.
+fn count_of(text: &str, rows: &[PgRow]) -> usize {
+    if !text.contains(PACKED) {
+        return rows.len();
+    }
+    let packed = rows.iter().filter_map(|row| row.try_get::<i64, _>(1).ok());
+    usize::try_from(packed.sum::<i64>()).unwrap_or_default()
+}
+
 pub fn query_error(error: sqlx::Error) -> DbErr {
     DbErr::Query(RuntimeErr::SqlxError(Arc::new(error)))
 }
@@ -246,7 +258,7 @@ async fn execute(
     let rows = sqlx::query_with(sqlx::AssertSqlSafe(text), SqlxValues(values))
         .fetch_all(&mut **connection)
         .await;
-    let count = rows.as_ref().ok().map(Vec::len);
+    let count = rows.as_ref().ok().map(|rows| count_of(text, rows));
     slow::statement(text, began.elapsed(), count, rows.is_err());
     rows
 }

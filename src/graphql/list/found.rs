@@ -5,6 +5,7 @@
 use sea_orm::{DbErr, QueryResult};
 
 use super::cell::{Cell, Storage, binary, unreadable};
+use crate::store::PACKED;
 
 /// The rows of a statement, packed or one by one.
 pub struct Found(Vec<QueryResult>);
@@ -16,7 +17,7 @@ pub type Seen = Option<Storage>;
 ///
 /// The values of a record stand one behind the other, each with its type and its length.
 pub fn pack(text: &mut String) {
-    text.insert_str(0, "SELECT string_agg(record_send(q), '') FROM (");
+    text.insert_str(0, PACKED);
     text.push_str(") AS q");
 }
 
