@@ -1,6 +1,6 @@
 //! What goes wrong with machines, and how each ends.
 
-use main_webserver::providers::Engine as _;
+use main_webserver::providers::{Engine as _, Status};
 use serde_json::json;
 
 use super::{id, start, stop, up_since};
@@ -16,9 +16,9 @@ async fn a_machine_whose_process_is_killed_runs_again_with_its_disk_but_not_with
     world.machines.end(id(&machine), 137);
     // This look finds it, or the one at what its start told, which may come late.
     world.reconcile().await;
-    until("it is made again", async || {
+    until("it is up again", async || {
         let there = world.machines.inspect(id(&machine)).await.unwrap()?;
-        (there.generation == 2).then_some(())
+        (there.status == Status::Ready).then_some(())
     })
     .await;
     ada.machine_in(&machine, "RUNNING").await;
@@ -94,7 +94,7 @@ async fn what_runs_and_should_not_is_ended_and_what_no_row_knows_is_left_for_lon
     until("it is ended", async || {
         world.reconcile().await;
         let status = engine.inspect(id(&machine)).await.unwrap().unwrap().status;
-        (status == main_webserver::providers::Status::Off).then_some(())
+        (status == Status::Off).then_some(())
     })
     .await;
     assert_eq!(ada.machine(&machine).await["state"], "STOPPED");
