@@ -351,6 +351,8 @@ other_binary() {
     (cd "$RUN/other" && echo >tests/main.rs &&
         CONSOLE=cdn cargo build --locked --bin main-webserver --test it --target-dir "$target" >&2) || return 1
     cp "$target/debug/main-webserver" "$RUN/other-main-webserver" && git worktree remove --force "$RUN/other"
+    # What was built of the other one bears the names of our own, and would be taken for it where ours is older.
+    cargo clean --quiet --package main-webserver --package migration --target-dir "$target" >&2 || return 1
     echo "$RUN/other-main-webserver"
 }
 
