@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Longest time until a task about a machine of another host is given to a worker again.
-const ELSEWHERE: Duration = Duration::from_secs(1);
+const ELSEWHERE: Duration = Duration::from_millis(200);
 /// The failure of a machine whose guest's kernel has panicked.
 pub const PANICKED: &str = "GUEST_PANICKED";
 
