@@ -49,6 +49,9 @@ impl Worker {
                     wake_on,
                 });
             }
+            (TaskError::Elsewhere, None) => {
+                return Some(self.leave(run));
+            }
             (TaskError::Unwanted, None) | (_, Some(StopReason::Cancelled)) => {
                 return self.give_up(run, &*kind, GiveUp::Cancelled).await;
             }
@@ -79,6 +82,11 @@ impl Worker {
                 .await;
         }
         Some(self.retry(task, code, message))
+    }
+
+    fn leave(&self, run: &Run) -> Outcome {
+        let now = run.now();
+        self.elsewhere.leave(run.task.id(), now, &self.entropy)
     }
 
     fn retry(&self, task: &Claimed, code: &'static str, message: String) -> Outcome {
@@ -121,6 +129,10 @@ impl Worker {
         let problem = match cleaned {
             Ok(Ok(())) => None,
             Ok(Err(TaskError::Store(StoreError::LeaseLost))) => return None,
+            // Whoever has it next gives it up as well.
+            Ok(Err(TaskError::Elsewhere)) if must_give_up(&run.task, run.now()).is_some() => {
+                return Some(self.leave(run));
+            }
             Ok(Err(error)) => Some(error.to_string()),
             Err(Panicked) => Some("the cleaning up panicked".to_owned()),
         };

@@ -68,6 +68,9 @@ pub enum TaskError {
         until: DateTime<Utc>,
         wake_on: Option<String>,
     },
+    /// This worker cannot work on it, and another one can: it is given back at once.
+    #[error("it is to be worked on elsewhere")]
+    Elsewhere,
     /// What it works on is not wanted any more: the task ends as if it had been cancelled.
     #[error("what it works on is not wanted any more")]
     Unwanted,

@@ -6,6 +6,7 @@
 
 mod attempt;
 pub mod dispatch;
+mod elsewhere;
 mod fair;
 mod kind;
 mod memory;

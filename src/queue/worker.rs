@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Registry, Run, Stop, StopReason, Taken, TaskQueue, TaskStore,
+    elsewhere::Elsewhere,
     run::{WriteError, Written},
     told::{log_end, of_run, tell_claimed},
 };
@@ -96,6 +97,7 @@ pub struct Worker {
     started_at: DateTime<Utc>,
     /// Keyed by task and attempt: an overtaken run may still be ending here while the next one begins.
     running: Mutex<BTreeMap<Lease, Underway>>,
+    pub(super) elsewhere: Elsewhere,
     runs: TaskTracker,
     settler: Batcher<(Lease, Outcome), Written>,
     reporter: Batcher<Report, Written>,
@@ -157,6 +159,7 @@ impl Worker {
             host,
             started_at,
             running: Mutex::default(),
+            elsewhere: Elsewhere::default(),
             runs: TaskTracker::new(),
             settler,
             reporter,

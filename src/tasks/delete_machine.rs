@@ -98,7 +98,7 @@ impl TaskKind for DeleteMachine {
         if row.state()? == MachineState::Deleted {
             return Ok(output());
         }
-        leave_elsewhere(&self.0, &row, run)?;
+        leave_elsewhere(&self.0, &row)?;
         // What a lost host still has is removed when the host comes back.
         if !is_on_a_lost_host(&self.0, row.host_id).await?
             && let Some(engine) = engine_of(&self.0, &row)?

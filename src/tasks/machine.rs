@@ -22,8 +22,6 @@ use crate::{
     },
 };
 
-/// Longest time until a task about a machine of another host is given to a worker again.
-const ELSEWHERE: Duration = Duration::from_millis(200);
 /// The failure of a machine whose guest's kernel has panicked.
 pub const PANICKED: &str = "GUEST_PANICKED";
 
@@ -52,13 +50,10 @@ pub(super) fn find(outside: &Outside, address: &Address) -> Result<Arc<dyn Hyper
 }
 
 /// Leaves the task to a worker on the host that has the machine, unless this is one.
-pub(super) fn leave_elsewhere(outside: &Outside, row: &Model, run: &Run) -> Result<(), TaskError> {
+pub(super) fn leave_elsewhere(outside: &Outside, row: &Model) -> Result<(), TaskError> {
     match address_of(row) {
         Some(address) if outside.providers.machines.at(&address).is_none() => {
-            Err(TaskError::Wait {
-                until: run.now() + outside.store.entropy.jitter(ELSEWHERE),
-                wake_on: None,
-            })
+            Err(TaskError::Elsewhere)
         }
         Some(_) | None => Ok(()),
     }

@@ -181,7 +181,7 @@ async fn advance(
     let row = machines::unscoped_by_id(outside.store.db(), id)
         .await?
         .ok_or(TaskError::Unwanted)?;
-    machine::leave_elsewhere(outside, &row, run)?;
+    machine::leave_elsewhere(outside, &row)?;
     let (row, engine) = match row.state()? {
         MachineState::Requested | MachineState::Provisioning => begin(outside, row, run).await?,
         MachineState::Booting => {

@@ -77,7 +77,7 @@ impl TaskKind for SnapshotMachine {
         let row = snapshots::unscoped_by_id(self.0.store.db(), id)
             .await?
             .ok_or(TaskError::Unwanted)?;
-        let (machine, engine) = (row.machine(), self.engine(&row, run).await?);
+        let (machine, engine) = (row.machine(), self.engine(&row).await?);
         match (input.step, engine) {
             (Step::Take, Some(engine)) => {
                 engine.snapshot(machine, id).await?;
@@ -108,7 +108,7 @@ impl TaskKind for SnapshotMachine {
         if input.step != Step::Take || row.state()? != SnapshotState::Creating {
             return Ok(());
         }
-        if let Some(engine) = self.engine(&row, run).await? {
+        if let Some(engine) = self.engine(&row).await? {
             engine.forget(row.machine(), id).await?;
         }
         let (code, reason) = match why {
@@ -127,15 +127,11 @@ impl TaskKind for SnapshotMachine {
 }
 
 impl SnapshotMachine {
-    async fn engine(
-        &self,
-        row: &Model,
-        run: &Run,
-    ) -> Result<Option<Arc<dyn Hypervisor>>, TaskError> {
+    async fn engine(&self, row: &Model) -> Result<Option<Arc<dyn Hypervisor>>, TaskError> {
         let machine = machines::unscoped_by_id(self.0.store.db(), row.machine()).await?;
         match machine {
             Some(machine) => {
-                leave_elsewhere(&self.0, &machine, run)?;
+                leave_elsewhere(&self.0, &machine)?;
                 engine_of(&self.0, &machine)
             }
             None => Ok(None),

@@ -93,7 +93,7 @@ impl TaskKind for StopMachine {
         let Some(row) = machines::unscoped_by_id(self.0.store.db(), id).await? else {
             return Ok(output(true));
         };
-        leave_elsewhere(&self.0, &row, run)?;
+        leave_elsewhere(&self.0, &row)?;
         let graceful = match row.state()? {
             MachineState::Stopping => self.end(&row, &input, run).await?,
             MachineState::Stopped => true,

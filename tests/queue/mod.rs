@@ -2,6 +2,7 @@
 
 mod bench;
 mod day;
+mod elsewhere;
 mod families;
 mod features;
 mod foretold;
@@ -348,15 +349,20 @@ async fn one_process_leads_and_another_follows_when_it_is_gone() {
 /// One queue of each kind there is to test here.
 async fn queues() -> Vec<Arc<dyn TaskQueue>> {
     let mut queues: Vec<Arc<dyn TaskQueue>> = vec![Arc::new(MemoryQueue::default())];
-    if let Ok(url) = std::env::var("TEST_REDIS_URL") {
-        let url = main_webserver::config::Secret::new(url);
-        let pool = main_webserver::redis::pool(&url, 1).await.unwrap();
-        let prefix = format!("t_{}", Entropy::from_os().uuid(SystemClock.now()));
-        queues.push(Arc::new(
-            RedisQueue::new(&url, &prefix, pool).await.unwrap(),
-        ));
-    }
+    queues.extend(redis_queue(&own_prefix()).await);
     queues
+}
+
+/// A connection to the queue of that name, where there is a Redis.
+async fn redis_queue(prefix: &str) -> Option<Arc<dyn TaskQueue>> {
+    let url = main_webserver::config::Secret::new(std::env::var("TEST_REDIS_URL").ok()?);
+    let pool = main_webserver::redis::pool(&url, 1).await.unwrap();
+    let queue = RedisQueue::new(&url, prefix, pool).await.unwrap();
+    Some(Arc::new(queue))
+}
+
+fn own_prefix() -> String {
+    format!("t_{}", Entropy::from_os().uuid(SystemClock.now()))
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ const STEPS: [&str; 3] = ["disk", "network", "machine"];
 pub fn things(kind: &str) -> usize {
     match kind {
         "stepped" => STEPS.len(),
-        "quick" | "flaky" | "limited" => 1,
+        "quick" | "flaky" | "limited" | "bound" => 1,
         _ => 0,
     }
 }
@@ -68,6 +68,7 @@ inputs! {
     Poison = "poison" {}
     Endless = "endless" {}
     Limited = "limited" {}
+    Bound = "bound" {}
 }
 
 /// One struct for all kinds: what it does is said by the input.
@@ -88,6 +89,7 @@ pub fn registry(node: &Arc<Node>) -> Registry {
         .with(of::<Poison>(node))
         .with(of::<Endless>(node))
         .with(of::<Limited>(node))
+        .with(of::<Bound>(node))
 }
 
 /// A run under way, for the oracle.
@@ -290,6 +292,19 @@ kind!(
     Limited,
     |kind, _input, run| {
         run.keep_rate("engine", RATE).await?;
+        kind.make(run, "it").await
+    },
+    &["it"]
+);
+
+kind!(
+    Bound,
+    |kind, _input, run| {
+        // Half of the nodes cannot do it; that there may be no others does not make it endless.
+        if kind.0.number % 2 == 0 && run.task.attempt < 4 {
+            kind.0.world.state().count("effect task left to others");
+            return Err(TaskError::Elsewhere);
+        }
         kind.make(run, "it").await
     },
     &["it"]

@@ -208,6 +208,7 @@ fn everything_has_happened(counts: &BTreeMap<String, u64>) {
         "effect lease expired",
         "effect step undone",
         "effect revived",
+        "effect task left to others",
         "effect provider refused an old attempt",
     ];
     let never: Vec<&str> = faults

@@ -13,15 +13,16 @@ use main_webserver::{
 use uuid::Uuid;
 
 use super::{
-    kinds::{Endless, Family, Flaky, LONG, Limited, Poison, Quick, Slow, Stepped, Waiting},
+    kinds::{Bound, Endless, Family, Flaky, LONG, Limited, Poison, Quick, Slow, Stepped, Waiting},
     model,
     node::Node,
     oracle::{Effect, LONELY},
 };
 
 const TOPICS: [&str; 3] = ["boot", "pull", "start"];
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "quick", "flaky", "stepped", "waiting", "family", "slow", "poison", "endless", "limited",
+    "bound",
 ];
 
 pub struct People(pub Arc<Node>);
@@ -54,6 +55,7 @@ impl People {
             "slow" => Slow {}.into_task(owner, None),
             "poison" => Poison {}.into_task(owner, None),
             "endless" => Endless {}.into_task(owner, None),
+            "bound" => Bound {}.into_task(owner, None),
             _ => Limited {}.into_task(owner, None),
         };
         let mut task = task.expect("inputs are plain");

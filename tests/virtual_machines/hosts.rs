@@ -68,7 +68,7 @@ async fn each_machine_is_worked_on_where_it_is() {
     world.add_image("tiny", "tiny.qcow2").await;
     let ada = world.person("ada").await;
     let mut made = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..6 {
         made.push(ada.running_machine().await);
     }
     let on = async |engine: &SimulatedMachines, machine: &str| {
@@ -91,7 +91,7 @@ async fn each_machine_is_worked_on_where_it_is() {
         let engines = world.admin().await.ask("{ engines(filter: {provider: {eq: \"simulated-machines\"}}) { nodes { endpoint instances } } }").await;
         let seen = engines.ok("/engines/nodes");
         let count: i64 = seen.as_array().unwrap().iter().map(|at| at["instances"].as_i64().unwrap()).sum();
-        (count == 3).then_some(())
+        (count == 6).then_some(())
     })
     .await;
     for machine in &made {
