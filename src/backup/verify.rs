@@ -1,5 +1,6 @@
 //! Trying a backup: it is restored into a database of its own, which is gone afterwards, and every table is compared.
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{
@@ -103,21 +104,8 @@ impl Backups {
         watcher
             .progress(61, "restoring into an empty database")
             .await?;
-        let (pieces, dump) = mpsc::channel(PIECES);
-        let (read, loaded) = tokio::join!(
-            flow::back(
-                &self.vault,
-                backup,
-                &self.keys,
-                pieces,
-                Self::span(backup, watcher)
-            ),
-            target.load(&self.programs, dump),
-        );
-        // What could not be read is why what was read could not be loaded.
-        read?;
-        loaded?;
-        watcher.progress(95, "comparing every table").await
+        let load = |dump| target.load(&self.programs, dump);
+        self.read_back(backup, watcher, load).await
     }
 
     /// Makes a SQLite file of a backup.
@@ -128,30 +116,36 @@ impl Backups {
         watcher: &dyn Watcher,
     ) -> Result<(), BackupError> {
         watcher.progress(61, "restoring into an empty file").await?;
-        let (pieces, dump) = mpsc::channel(PIECES);
-        let (read, unpacked) = tokio::join!(
-            flow::back(
-                &self.vault,
-                backup,
-                &self.keys,
-                pieces,
-                Self::span(backup, watcher)
-            ),
-            sqlite::unpack(dump, file.to_owned()),
-        );
-        read?;
-        unpacked?;
-        watcher.progress(95, "comparing every table").await
+        let unpack = |dump| sqlite::unpack(dump, file.to_owned());
+        self.read_back(backup, watcher, unpack).await
     }
 
-    fn span<'a>(backup: &Manifest, watcher: &'a dyn Watcher) -> Span<'a> {
-        Span {
+    /// Gives `load` what a backup has.
+    async fn read_back<F>(
+        &self,
+        backup: &Manifest,
+        watcher: &dyn Watcher,
+        load: impl FnOnce(mpsc::Receiver<Bytes>) -> F,
+    ) -> Result<(), BackupError>
+    where
+        F: Future<Output = Result<(), BackupError>>,
+    {
+        let span = Span {
             watcher,
             from: 61,
             to: 95,
             doing: "restoring",
             whole: backup.bytes,
-        }
+        };
+        let (pieces, dump) = mpsc::channel(PIECES);
+        let (read, loaded) = tokio::join!(
+            flow::back(&self.vault, backup, &self.keys, pieces, span),
+            load(dump),
+        );
+        // What could not be read is why what was read could not be loaded.
+        read?;
+        loaded?;
+        watcher.progress(95, "comparing every table").await
     }
 
     /// What kind of database the service's own is.

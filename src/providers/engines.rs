@@ -90,6 +90,17 @@ impl<E: ?Sized> Engines<E> {
         }
     }
 
+    /// The same engines, each as `wrap` has it.
+    fn each(self, wrap: fn(Arc<E>) -> Arc<E>) -> Self
+    where
+        E: 'static,
+    {
+        let open = self.open;
+        Self::new(wrap(self.default), self.own, move |name, at| {
+            open(name, at).map(wrap)
+        })
+    }
+
     /// The one engine there is, at the one address where it is reached.
     pub fn alone(own: Address, default: Arc<E>) -> Self
     where
@@ -130,29 +141,11 @@ pub struct Providers {
     pub machines: Engines<dyn Hypervisor>,
 }
 
-impl Engines<dyn Provider> {
-    /// The same engines, whose calls are told.
-    #[must_use]
-    pub fn watched(self) -> Self {
-        let open = self.open;
-        Self::new(
-            Arc::new(Watched(self.default)),
-            self.own,
-            move |name, at| Some(Arc::new(Watched(open(name, at)?))),
-        )
-    }
-}
-
 impl Engines<dyn Hypervisor> {
     /// The same engines, whose calls are told.
     #[must_use]
     pub fn watched(self) -> Self {
-        let open = self.open;
-        Self::new(
-            Arc::new(Watched(self.default)),
-            self.own,
-            move |name, at| Some(Arc::new(Watched(open(name, at)?))),
-        )
+        self.each(|engine| Arc::new(Watched(engine)))
     }
 }
 
@@ -161,7 +154,7 @@ impl Providers {
     #[must_use]
     pub fn watched(self) -> Self {
         Self {
-            containers: self.containers.watched(),
+            containers: self.containers.each(|engine| Arc::new(Watched(engine))),
             machines: self.machines.watched(),
         }
     }

@@ -1,12 +1,12 @@
 //! What a task's runs have said, line by line.
 
-use std::{collections::HashMap, fmt::Write as _};
+use std::collections::HashMap;
 
 use sea_orm::{
     ActiveValue::Set,
-    ConnectionTrait, QueryOrder as _, QuerySelect as _, QueryTrait as _, Statement,
+    ConnectionTrait, QueryOrder as _, QuerySelect as _, QueryTrait as _,
     entity::prelude::*,
-    sea_query::{all, any},
+    sea_query::{Asterisk, Expr, Query, UnionType, all, any},
 };
 
 use super::{Store, Tx, tasks::Lease};
@@ -102,40 +102,27 @@ pub async fn pages(
     after: Option<Place>,
     limit: u64,
 ) -> Result<HashMap<Uuid, Vec<Model>>, StoreError> {
-    if tasks.is_empty() {
+    // Each has an end of its own, and goes by the index to it.
+    let each = tasks.iter().map(|task| {
+        let lines = first_lines(*task, after, limit).into_query();
+        let mut page = Query::select();
+        page.expr(Expr::col(Asterisk)).from_subquery(lines, "page");
+        page
+    });
+    let together = each.reduce(|mut all, page| {
+        all.union(UnionType::All, page);
+        all
+    });
+    let Some(together) = together else {
         return Ok(HashMap::new());
-    }
-    let backend = store.db().get_database_backend();
-    let (mut text, mut values) = (String::new(), Vec::new());
-    for task in tasks {
-        let page = first_lines(*task, after, limit).build(backend);
-        // Each has an end of its own, and goes by the index to it.
-        let own = page.values.map(|values| values.0).unwrap_or_default();
-        let sql = renumbered(&page.sql, values.len());
-        values.extend(own);
-        let and = if text.is_empty() { "" } else { " UNION ALL " };
-        let _ = write!(text, "{and}SELECT * FROM ({sql}) AS x{}", values.len());
-    }
-    let statement = Statement::from_sql_and_values(backend, text, values);
+    };
+    let statement = store.db().get_database_backend().build(&together);
     let lines = Entity::find().from_raw_sql(statement).all(store.db());
     let mut all: HashMap<Uuid, Vec<Model>> = HashMap::new();
     for line in lines.await? {
         all.entry(line.task_id).or_default().push(line);
     }
     Ok(all)
-}
-
-/// The text of a statement whose parameters come behind `before` others. Only PostgreSQL's have numbers.
-fn renumbered(sql: &str, before: usize) -> String {
-    let mut parts = sql.split('$');
-    let mut text = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let end = part.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, rest) = part.split_at(end);
-        let number: usize = number.parse().unwrap_or_default();
-        let _ = write!(text, "${}{rest}", number + before);
-    }
-    text
 }
 
 pub(super) async fn page_in(

@@ -22,11 +22,12 @@ use opentelemetry_sdk::{
 use prost::Message as _;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use super::{
     build::{self, VERSION},
+    flushed,
     post::{Failed, Post},
     process::{self, SpanOutcome},
     trace,
@@ -98,16 +99,7 @@ fn resource(settings: &Settings, role: &'static str) -> Resource {
 
 /// Sends what waits, within a limit.
 pub(super) async fn flush(limit: Duration) {
-    let Some(queue) = QUEUE.get() else {
-        return;
-    };
-    let (done, is_done) = oneshot::channel();
-    let flush = async {
-        if queue.send(Said::Flush(done)).await.is_ok() {
-            let _ = is_done.await;
-        }
-    };
-    if timeout(limit, flush).await.is_err() {
+    if !flushed(QUEUE.get(), Said::Flush, limit).await {
         tracing::warn!("some traces were not taken in time, and are lost");
     }
 }

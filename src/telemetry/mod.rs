@@ -19,6 +19,10 @@ use std::time::Duration;
 
 pub use filter::{override_filter, set_filter};
 pub use meters::Meters;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tracing_subscriber::{fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::{
@@ -58,6 +62,24 @@ pub fn start(settings: &Settings, role: &'static str) {
 /// Sends what has not been sent yet, within a limit.
 pub async fn flush() {
     tokio::join!(export::flush(FLUSH), reports::flush(FLUSH));
+}
+
+/// Asks whoever takes from `queue` to be done with all that is in it; whether that was so within the limit.
+async fn flushed<T>(
+    queue: Option<&mpsc::Sender<T>>,
+    ask: impl FnOnce(oneshot::Sender<()>) -> T,
+    limit: Duration,
+) -> bool {
+    let Some(queue) = queue else {
+        return true;
+    };
+    let (done, is_done) = oneshot::channel();
+    let flush = async {
+        if queue.send(ask(done)).await.is_ok() {
+            let _ = is_done.await;
+        }
+    };
+    timeout(limit, flush).await.is_ok()
 }
 
 /// Lets some of the machine's time pass: what is sent elsewhere has nothing to do with the service's own clock.

@@ -17,13 +17,13 @@ use sentry_types::{
 use serde_json::Value;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, timeout},
+    time::Instant,
 };
 use tracing::Subscriber;
 use tracing_subscriber::{Layer, layer::Context};
 
 use super::{
-    build,
+    build, flushed,
     logs::Fields,
     post::{Failed, Post},
     process,
@@ -71,17 +71,8 @@ pub(super) fn start(settings: &Telemetry) {
 
 /// Sends what waits, within a limit.
 pub(super) async fn flush(limit: Duration) {
-    let Some(queue) = QUEUE.get() else {
-        return;
-    };
-    let (done, is_done) = oneshot::channel();
-    let flush = async {
-        if queue.send(Said::Flush(done)).await.is_ok() {
-            let _ = is_done.await;
-        }
-    };
     // Those that are not taken by then are in the log.
-    let _ = timeout(limit, flush).await;
+    let _ = flushed(QUEUE.get(), Said::Flush, limit).await;
 }
 
 async fn send(mut queue: mpsc::Receiver<Said>, post: Post) {

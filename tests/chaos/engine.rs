@@ -15,15 +15,13 @@ use std::{
 use futures_util::stream;
 use main_webserver::providers::LABEL;
 use poem::{
-    Body, Endpoint, Request, Response, Server,
+    Body, Endpoint, Request, Response,
     http::{Method, StatusCode},
-    listener::{Acceptor as _, Listener as _, TcpListener},
 };
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::harness::nap;
+use crate::harness::{nap, servers::serve};
 
 /// How an engine behaves.
 #[derive(Clone, Copy)]
@@ -54,28 +52,22 @@ impl Account {
 pub struct Engine {
     pub address: SocketAddr,
     api: Arc<Api>,
-    server: JoinHandle<()>,
+    _server: AbortOnDropHandle<()>,
 }
 
 impl Engine {
     pub async fn start(manner: Manner) -> Self {
-        let acceptor = TcpListener::bind("127.0.0.1:0")
-            .into_acceptor()
-            .await
-            .unwrap();
-        let address = *acceptor.local_addr()[0].as_socket_addr().unwrap();
         let api = Arc::new(Api {
             manner,
             things: Mutex::default(),
             creating: AtomicUsize::new(0),
             calls: TaskTracker::new(),
         });
-        let serving = Server::new_with_acceptor(acceptor).run(Served(Arc::clone(&api)));
-        let server = tokio::spawn(async move { serving.await.unwrap() });
+        let (address, server) = serve(Served(Arc::clone(&api))).await;
         Self {
             address,
             api,
-            server,
+            _server: server,
         }
     }
 
@@ -89,12 +81,6 @@ impl Engine {
         self.api.calls.close();
         self.api.calls.wait().await;
         self.api.things().accounts.clone()
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        self.server.abort();
     }
 }
 

@@ -11,16 +11,12 @@ use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
     common::v1::{KeyValue, any_value::Value as Any},
 };
-use poem::{
-    EndpointExt as _, Request, Response, Route, Server,
-    http::StatusCode,
-    listener::{Acceptor as _, Listener as _, TcpListener},
-};
+use poem::{EndpointExt as _, Request, Response, Route, http::StatusCode};
 use prost::Message as _;
 use sentry_types::protocol::v7::{Envelope, Event};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::until;
+use super::{servers::serve, until};
 
 /// How it answers.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -63,11 +59,6 @@ pub struct Receiver {
 
 impl Receiver {
     pub async fn start(manner: Manner) -> Self {
-        let acceptor = TcpListener::bind("127.0.0.1:0")
-            .into_acceptor()
-            .await
-            .unwrap();
-        let address = *acceptor.local_addr()[0].as_socket_addr().unwrap();
         let taken = Arc::new(Mutex::new(Taken::default()));
         let kept = Arc::clone(&taken);
         let take = poem::endpoint::make(move |mut request: Request| {
@@ -104,13 +95,11 @@ impl Receiver {
             }
         });
         let app = Route::new().nest("/", take.map_to_response().boxed());
-        let server = tokio::spawn(async move {
-            Server::new_with_acceptor(acceptor).run(app).await.unwrap();
-        });
+        let (address, server) = serve(app).await;
         Self {
             address,
             taken,
-            _server: AbortOnDropHandle::new(server),
+            _server: server,
         }
     }
 

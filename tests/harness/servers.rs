@@ -1,12 +1,18 @@
 //! PostgreSQL and Redis of the test's own, which it may stop, flush and kill.
 
 use std::{
+    net::SocketAddr,
     process::Stdio,
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use fred::interfaces::ClientLike as _;
+use poem::{
+    IntoEndpoint, Server,
+    listener::{Acceptor as _, Listener as _, TcpListener},
+};
 use tokio::process::Command;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::required;
 
@@ -23,6 +29,20 @@ pub fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// Serves at an address of its own until the handle is dropped.
+pub async fn serve<E>(app: E) -> (SocketAddr, AbortOnDropHandle<()>)
+where
+    E: IntoEndpoint + Send + 'static,
+    E::Endpoint: 'static,
+{
+    let bound = TcpListener::bind("127.0.0.1:0").into_acceptor().await;
+    let acceptor = bound.unwrap();
+    let address = *acceptor.local_addr()[0].as_socket_addr().unwrap();
+    let serving = Server::new_with_acceptor(acceptor).run(app);
+    let server = tokio::spawn(async move { serving.await.unwrap() });
+    (address, AbortOnDropHandle::new(server))
 }
 
 /// A Redis that keeps nothing on disk; it is killed when the test ends.

@@ -50,13 +50,20 @@ impl<'a> Given<'a> {
         given.or_else(default).unwrap_or_default()
     }
 
+    /// The values of a field's arguments.
+    pub fn values_of<'f>(&'f self, field: &'f Field) -> impl Iterator<Item = (&'f Name, Value)> {
+        field.arguments.iter().map(|(name, value)| {
+            let value = value.node.clone();
+            let value: ServerResult<Value> = value.into_const_with(|name| Ok(self.value_of(&name)));
+            (&name.node, value.unwrap_or_default())
+        })
+    }
+
     /// The arguments of a list's field.
     pub fn arguments_of(&self, field: &Field, noun: &'static Noun) -> Result<Asked, AppError> {
         let mut asked = Asked::default();
-        for (name, value) in &field.arguments {
-            let value = value.node.clone();
-            let value: ServerResult<Value> = value.into_const_with(|name| Ok(self.value_of(&name)));
-            asked.read(noun, &name.node, value.unwrap_or_default())?;
+        for (name, value) in self.values_of(field) {
+            asked.read(noun, name, value)?;
         }
         Ok(asked)
     }

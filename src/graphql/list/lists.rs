@@ -401,7 +401,7 @@ pub async fn list(ctx: &Context<'_>, entry: &Entry) -> ServerResult<Value> {
 }
 
 /// The values of the operation's variables.
-fn given<'a>(ctx: &'a Context<'_>) -> Given<'a> {
+pub(super) fn given<'a>(ctx: &'a Context<'_>) -> Given<'a> {
     let operation = &ctx.query_env.operation.node;
     let definitions = operation.variable_definitions.iter();
     Given::new(

@@ -3,9 +3,7 @@
 //! A change wakes the subscriptions it may concern, by its table and owner; they read again, at most twenty times a second
 //! each, and send what differs from what was sent last. Nothing is read while nothing changes.
 
-use std::{
-    borrow::Cow, collections::HashSet, convert::Infallible, pin::Pin, sync::Arc, time::Duration,
-};
+use std::{borrow::Cow, collections::HashSet, pin::Pin, sync::Arc, time::Duration};
 
 use async_graphql::{
     Context, ID, Name, Response, ServerError, ServerResult, SubscriptionType, Value,
@@ -20,7 +18,7 @@ use super::{
     super::viewer,
     added::added,
     filter::argument,
-    lists::{Entry, LISTS, arguments_of, list, node},
+    lists::{Entry, LISTS, arguments_of, given, list, node},
     noun::Noun,
     row::{object, output_field},
     select::{self, collect},
@@ -99,13 +97,7 @@ fn shown_below<'a>(
         } else if let Some(many) = noun.many(name) {
             let there = (many.noun)();
             found.extend(all_of(there, viewer));
-            for (_, value) in &fields[0].arguments {
-                let value = value.node.clone();
-                let value = value.into_const_with(|name| {
-                    let given = ctx.query_env.variables.get(&name);
-                    Ok::<_, Infallible>(given.cloned().unwrap_or_default())
-                });
-                let Ok(value) = value;
+            for (_, value) in given(ctx).values_of(fields[0]) {
                 chosen_by(&value, there, viewer, found);
             }
             rows_of_list(ctx, there, select::sets(&fields), viewer, found);

@@ -201,8 +201,7 @@ impl Part {
         sql.finish_packed()
     }
 
-    /// Writes what finds the part's rows; on PostgreSQL below the row `p` that has the id `above.1` in the column
-    /// `above.0`.
+    /// Writes what finds the part's rows: all of them, or those that have the id of the row `p` in the column `above`.
     fn write_page(&self, sql: &mut Sql, columns: &Columns, above: Option<&str>) {
         self.write_columns(sql, columns);
         write_from(sql, self.noun, columns);
@@ -281,19 +280,11 @@ impl Part {
             });
             return sql.finish_packed();
         }
-        let above: Vec<Cell> = ids.iter().map(|id| Cell::Uuid(*id)).collect();
-        let above_is_among = |sql: &mut Sql| {
-            sql.text.push_str(" AND ");
-            sql.among(&format!("t.{column}"), false, &above, Storage::Uuid);
-        };
         let from = if with_total { "c" } else { "q" };
         sql.push(&["SELECT q.*", total, ", ", from, ".above FROM ("]);
         if with_total {
-            sql.push(&["SELECT t.", column, " AS above, count(*) AS total FROM "]);
-            sql.push(&[self.noun.table, " AS t"]);
-            self.write_where(&mut sql);
-            above_is_among(&mut sql);
-            sql.push(&[" GROUP BY t.", column, ") AS c LEFT JOIN ("]);
+            self.write_totals(&mut sql, column, ids);
+            sql.text.push_str(") AS c LEFT JOIN (");
         }
         self.write_columns(&mut sql, columns);
         sql.push(&[
@@ -306,7 +297,7 @@ impl Part {
         sql.text.push_str(") AS place");
         write_from(&mut sql, self.noun, columns);
         self.write_where(&mut sql);
-        above_is_among(&mut sql);
+        write_above(&mut sql, column, ids);
         self.write_bounds(&mut sql);
         sql.text.push_str(if with_total {
             ") AS q ON q.above = c.above AND q.place <= "
@@ -387,18 +378,7 @@ impl Part {
             return Ok(HashMap::new());
         }
         let mut sql = Sql::new(store, self.viewer);
-        sql.push(&[
-            "SELECT t.",
-            column,
-            ", count(*) FROM ",
-            self.noun.table,
-            " AS t",
-        ]);
-        self.write_where(&mut sql);
-        sql.text.push_str(" AND ");
-        let above: Vec<Cell> = ids.iter().map(|id| Cell::Uuid(*id)).collect();
-        sql.among(&format!("t.{column}"), false, &above, Storage::Uuid);
-        sql.push(&[" GROUP BY t.", column]);
+        self.write_totals(&mut sql, column, ids);
         let rows = store.read(sql.finish()).await?;
         let each = rows
             .iter()
@@ -492,6 +472,15 @@ impl Part {
         self.write_where(sql);
     }
 
+    /// Writes what counts the whole lists below the rows `ids`: each of these rows, and the number of those below it.
+    fn write_totals(&self, sql: &mut Sql, column: &str, ids: &[Uuid]) {
+        sql.push(&["SELECT t.", column, " AS above, count(*) AS total FROM "]);
+        sql.push(&[self.noun.table, " AS t"]);
+        self.write_where(sql);
+        write_above(sql, column, ids);
+        sql.push(&[" GROUP BY t.", column]);
+    }
+
     fn write_where(&self, sql: &mut Sql) {
         write_where(sql, self.noun, self.filter.as_ref());
         if let Some((column, id)) = self.within {
@@ -499,6 +488,13 @@ impl Part {
             sql.compare(&format!("t.{column}"), "=", &Cell::Uuid(id));
         }
     }
+}
+
+/// Writes the further condition that a row is below one of the rows `ids`.
+fn write_above(sql: &mut Sql, column: &str, ids: &[Uuid]) {
+    let above: Vec<Cell> = ids.iter().map(|id| Cell::Uuid(*id)).collect();
+    sql.text.push_str(" AND ");
+    sql.among(&format!("t.{column}"), false, &above, Storage::Uuid);
 }
 
 /// Writes the condition that a row is in reach and fits.

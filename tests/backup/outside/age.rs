@@ -2,6 +2,7 @@
 
 use tokio::process::Command;
 
+use super::said;
 use crate::backup::{KEY, ground, names, own, store, succeed};
 
 #[tokio::test]
@@ -28,13 +29,7 @@ async fn age_and_the_databases_own_programs_open_a_backup_without_ours() {
         .output()
         .await
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let found = output
-        .stdout
+    let found = said(output)
         .windows(20)
         .any(|window| window == b"somebody@example.com");
     assert!(found, "the account is not in it");
@@ -44,19 +39,19 @@ async fn age_and_the_databases_own_programs_open_a_backup_without_ours() {
 #[tokio::test]
 async fn a_key_printed_here_is_one_of_ages() {
     let ground = ground().await;
-    let said = succeed(&ground, &["backup", "key"]).await;
+    let printed = succeed(&ground, &["backup", "key"]).await;
     let key = ground.folder().join("key.txt");
-    std::fs::write(&key, &said).unwrap();
+    std::fs::write(&key, &printed).unwrap();
     let output = Command::new("age-keygen")
         .arg("-y")
         .arg(&key)
         .output()
         .await
         .unwrap();
-    let recipient = String::from_utf8(output.stdout).unwrap();
+    let recipient = String::from_utf8(said(output)).unwrap();
     assert!(
-        said.contains(recipient.trim()) && recipient.starts_with("age1"),
-        "{said}"
+        printed.contains(recipient.trim()) && recipient.starts_with("age1"),
+        "{printed}"
     );
     ground.clear().await;
 }

@@ -6,9 +6,16 @@ mod kills;
 mod programs;
 mod s3;
 
-use std::{os::unix::fs::PermissionsExt as _, path::PathBuf};
+use std::{os::unix::fs::PermissionsExt as _, path::PathBuf, process::Output};
 
 use crate::harness::{Ground, required};
+
+/// What a program that has succeeded has said.
+pub fn said(output: Output) -> Vec<u8> {
+    let problem = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{problem}");
+    output.stdout
+}
 
 /// A folder with `pg_dump` and `pg_restore` that do `dump` and `restore` in bash; `$REAL` is the program's own folder, `$HERE`
 /// this one.

@@ -15,6 +15,7 @@ use tokio::{
     process::{Child, Command},
 };
 
+use super::said;
 use crate::{
     backup::{beside, compare, fail, forget, ground, own, rows, succeed},
     harness::{Ground, nap, required, servers::free_port, until},
@@ -76,12 +77,7 @@ impl S3 {
             .output()
             .await
             .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        serde_json::from_slice(&output.stdout).unwrap()
+        serde_json::from_slice(&said(output)).unwrap()
     }
 
     /// Names of what is in the bucket.
