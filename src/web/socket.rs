@@ -95,34 +95,28 @@ impl From<io::Error> for End {
 }
 
 /// Talks until the peer leaves, falls silent, or the server stops.
-pub async fn serve(
+pub fn serve(
     stream: WebSocketStream,
-    web: Web,
+    web: Arc<Web>,
     dialect: Dialect,
     origin: Origin,
     request: Option<Arc<str>>,
-) {
-    let meters = Arc::clone(&web.meters);
-    meters.sockets.inc();
-    let mut socket = Socket::new(stream, web, dialect, origin);
-    socket.request = request;
-    let End::Close(code, reason) = socket.talk().await else {
-        meters.sockets.dec();
-        return;
-    };
-    // Whatever it watched ends before the peer has taken the word.
-    socket.operations.clear();
-    let close = Message::close_with(code, reason.into_owned());
-    if within(socket.stream.send(close)).await.is_err() {
-        tracing::debug!("a socket has broken while it was closed");
+) -> impl Future<Output = ()> + Send {
+    let mut socket = Socket::new(stream, web, dialect, origin, request);
+    // What an `async fn` is given it would keep twice, once as it came.
+    async move {
+        socket.web.meters.sockets.inc();
+        if let End::Close(code, reason) = socket.talk().await {
+            Box::pin(socket.close(code, reason)).await;
+        }
+        socket.web.meters.sockets.dec();
     }
-    meters.sockets.dec();
 }
 
 struct Socket {
     stream: WebSocketStream,
     dialect: Dialect,
-    web: Web,
+    web: Arc<Web>,
     origin: Origin,
     /// Who talks; there after `connection_init`.
     session: Option<Session>,
@@ -141,14 +135,20 @@ struct Socket {
 }
 
 impl Socket {
-    fn new(stream: WebSocketStream, web: Web, dialect: Dialect, origin: Origin) -> Self {
+    fn new(
+        stream: WebSocketStream,
+        web: Arc<Web>,
+        dialect: Dialect,
+        origin: Origin,
+        request: Option<Arc<str>>,
+    ) -> Self {
         let now = web.store.clock.now();
         Self {
             stream,
             dialect,
             origin,
             session: None,
-            request: None,
+            request,
             user: None,
             operations: StreamMap::new(),
             alarm: Alarm::at(&web.store.clock, now + INIT),
@@ -158,6 +158,16 @@ impl Socket {
             expires: None,
             login: None,
             web,
+        }
+    }
+
+    /// Says why it ends.
+    async fn close(&mut self, code: u16, reason: Cow<'static, str>) {
+        // Whatever it watched ends before the peer has taken the word.
+        self.operations.clear();
+        let close = Message::close_with(code, reason.into_owned());
+        if within(self.stream.send(close)).await.is_err() {
+            tracing::debug!("a socket has broken while it was closed");
         }
     }
 

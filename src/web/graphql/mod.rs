@@ -276,7 +276,7 @@ fn events(
 }
 
 /// The upgrade to a WebSocket.
-async fn upgrade(request: &Request, web: &Web) -> Response {
+async fn upgrade(request: &Request, web: &Arc<Web>) -> Response {
     let mut no_body = RequestBody::default();
     let Ok(upgrade) = WebSocket::from_request(request, &mut no_body).await else {
         return bad_request(request, "this is no upgrade to a WebSocket");
@@ -287,9 +287,13 @@ async fn upgrade(request: &Request, web: &Web) -> Response {
             "the WebSocket protocol graphql-transport-ws or graphql-ws is expected",
         );
     };
-    let (web, origin) = (web.clone(), origin(request));
+    let (web, origin) = (Arc::clone(web), origin(request));
     let request = work::request();
-    let open = move |stream| socket::serve(stream, web, dialect, origin, request);
+    let open = move |stream| {
+        // A task of its own: that of the upgrade holds what it needed for it until its end.
+        tokio::spawn(socket::serve(stream, web, dialect, origin, request));
+        future::ready(())
+    };
     let limits = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
