@@ -301,7 +301,7 @@ kind!(
     Bound,
     |kind, _input, run| {
         // Half of the nodes cannot do it; that there may be no others does not make it endless.
-        if kind.0.number % 2 == 0 && run.task.attempt < 4 {
+        if kind.0.number.is_multiple_of(2) && run.task.attempt < 4 {
             kind.0.world.state().count("effect task left to others");
             return Err(TaskError::Elsewhere);
         }
