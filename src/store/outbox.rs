@@ -7,7 +7,11 @@ use sea_orm::{
     ActiveValue::Set, ConnectionTrait, QueryOrder as _, QuerySelect as _, entity::prelude::*,
 };
 
-use super::{Store, tasks::Hint};
+use super::{
+    Store,
+    source::{Parameters, RELAXED},
+    tasks::Hint,
+};
 use crate::{
     domain::{Change, Id, id::Task},
     error::StoreError,
@@ -98,11 +102,20 @@ pub async fn left_over(
     Ok(rows.into_iter().map(read).collect())
 }
 
-/// Forgets messages that have been sent. One that comes back after a crash is sent twice, which does no harm.
-pub async fn forget(store: &Store, ids: impl IntoIterator<Item = Uuid>) -> Result<(), StoreError> {
-    row::Entity::delete_many()
-        .filter(row::Column::Id.is_in(ids))
-        .exec(store.engine())
+/// Forgets messages that have been sent. One that comes back after a crash is sent twice, which does no harm; so nobody waits
+/// for the disk.
+pub async fn forget(store: &Store, ids: Vec<Uuid>) -> Result<(), StoreError> {
+    let mut parameters = Parameters::of(store.engine());
+    let sql = if parameters.is_postgres() {
+        let ids = parameters.put(ids);
+        format!("DELETE FROM outbox USING {RELAXED} WHERE id = ANY ({ids}::uuid[])")
+    } else {
+        let ids = parameters.rows(&ids);
+        format!("DELETE FROM outbox WHERE id IN (SELECT x.id FROM {ids})")
+    };
+    store
+        .engine()
+        .execute_raw(parameters.statement(sql))
         .await?;
     Ok(())
 }

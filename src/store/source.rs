@@ -94,6 +94,11 @@ pub(super) trait Row {
     fn cells(&self) -> Vec<Value>;
 }
 
+/// What a write on PostgreSQL reads from, so that its commit does not wait for the disk: for what may be lost with the
+/// machine.
+pub(super) const RELAXED: &str =
+    "(SELECT set_config('synchronous_commit', 'off', TRUE)) AS relaxed";
+
 /// A statement's parameters, in the order they are named in.
 pub(super) struct Parameters {
     backend: DbBackend,

@@ -17,7 +17,7 @@ use crate::{
     store::{
         Posted,
         readers::literal,
-        source::{Cell, Col, Parameters, Row, col},
+        source::{Cell, Col, Parameters, RELAXED, Row, col},
     },
 };
 
@@ -144,13 +144,13 @@ pub(super) fn statement(store: &Store, tasks: &[Id<Task>], by: &Claimer) -> Stat
                 "= ANY (ARRAY(SELECT t.id FROM task AS t WHERE t.id = ANY ({ids}::uuid[]) AND {may_run} \
                  FOR UPDATE SKIP LOCKED))"
             ),
-            " FROM (SELECT set_config('synchronous_commit', 'off', TRUE)) AS relaxed",
+            format!(" FROM {RELAXED}"),
         )
     } else {
         let ids = parameters.rows(&ids);
         (
             format!("IN (SELECT t.id FROM {ids} JOIN task AS t ON t.id = x.id WHERE {may_run})"),
-            "",
+            String::new(),
         )
     };
     let sql = format!(
