@@ -8,19 +8,18 @@ use std::{
 
 use futures_util::{Stream, StreamExt as _, stream};
 use main_webserver::providers::{GENERATION, LABEL};
-use poem::{
-    Body, Endpoint, Request, Response, Server,
-    http::StatusCode,
-    listener::{Acceptor as _, Listener as _, TcpListener},
-};
+use poem::{Body, Endpoint, Request, Response, http::StatusCode};
 use serde_json::{Value, json};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::harness::servers::serve;
 
 /// The engine; it stops serving when it is dropped.
 pub struct Engine {
     pub address: SocketAddr,
     things: Arc<Things>,
-    server: JoinHandle<()>,
+    _server: AbortOnDropHandle<()>,
 }
 
 #[derive(Default)]
@@ -58,18 +57,12 @@ impl Things {
 
 impl Engine {
     pub async fn start() -> Self {
-        let acceptor = TcpListener::bind("127.0.0.1:0")
-            .into_acceptor()
-            .await
-            .unwrap();
-        let address = *acceptor.local_addr()[0].as_socket_addr().unwrap();
         let things = Arc::new(Things::default());
-        let serving = Server::new_with_acceptor(acceptor).run(Served(Arc::clone(&things)));
-        let server = tokio::spawn(async move { serving.await.unwrap() });
+        let (address, server) = serve(Served(Arc::clone(&things))).await;
         Self {
             address,
             things,
-            server,
+            _server: server,
         }
     }
 
@@ -114,12 +107,6 @@ impl Engine {
         for what in ["die", "destroy"] {
             self.things.happened(what, container);
         }
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        self.server.abort();
     }
 }
 

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use main_webserver::queue::{Registry, Run, TaskError, TaskKind};
-use main_webserver::store::tasks::TaskInput;
+use main_webserver::{
+    queue::{Registry, Run, TaskError, TaskKind},
+    store::tasks::TaskInput,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
